@@ -1,0 +1,49 @@
+# One command per habit. `make demo` and `make test` work on a fresh machine: they make the virtual environment themselves.
+SHELL := /bin/sh
+PY := .venv/bin/python
+# Tests run in parallel; what starts many processes still fits two cores because it waits more than it works.
+TEST_WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint fmt bench chaos lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null || grep -hE '^[a-z-]+:.*##' Makefile
+
+setup: .venv/.run  ## make .venv with the `roster` command in it
+setup-dev: .venv/.dev  ## the same, with the tools to work on the project
+
+.venv/.run: requirements/run.txt pyproject.toml scripts/setup
+	@scripts/setup run
+
+.venv/.dev: requirements/dev.txt pyproject.toml scripts/setup
+	@scripts/setup dev
+
+demo: setup  ## three writers, one editor, sixty commands, one kill -9
+	@.venv/bin/roster demo
+
+test: setup-dev lint  ## lint, then the whole test suite
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup
+
+lint: setup-dev  ## ruff, mypy --strict, the layers
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+
+fmt: setup-dev  ## format and apply safe fixes
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+bench: setup-dev  ## timings, medians of several runs
+	@$(PY) -m bench
+
+chaos: setup-dev  ## faults under load, bounded in time
+	@$(PY) -m chaos
+
+lock:  ## pin the requirements again (needs uv)
+	@for set in run build dev; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --no-emit-index-url --custom-compile-command "make lock" requirements/$$set.in -o requirements/$$set.txt || exit 1; done
+
+clean:  ## remove the environment and every cache
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

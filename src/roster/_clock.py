@@ -1,0 +1,25 @@
+"""The two clocks: one that decides, one that is shown."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+
+if _BOOTTIME is not None:
+
+    def boottime() -> float:
+        """Return seconds since the machine booted, suspend included: the clock for everything that decides."""
+        return time.clock_gettime(_BOOTTIME)
+
+else:  # macOS: its monotonic clock does not count suspend, the documented weakness there
+
+    def boottime() -> float:
+        """Return monotonic seconds: the closest this system has to CLOCK_BOOTTIME."""
+        return time.monotonic()
+
+
+def utc_now() -> str:
+    """Return the wall time as RFC 3339 in UTC with `Z` and milliseconds: for people to read, never to decide by."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,191 @@
+"""The contract of a bus: what every engine promises to nodes and callers.
+
+A bus carries messages between named queues; it knows nothing of passports. `tests/contract/test_bus.py` holds every
+engine to each clause below, by name. A bus object belongs to the event loop that opened it.
+
+**Queues.** `serve(queue, ...)` makes this process the one consumer of a queue; a second live one gets
+`BusUnavailableError`. `send(queue, ...)` hands a command or a control message to it. A queue's name is opaque: any text of
+1 to 255 bytes of UTF-8, whatever characters it holds.
+
+**Commands** are answered by exactly one `result` or `error` message, with any number of progress events before it. What
+`send` returns always ends, one way or the other:
+- `send` raises `BusUnavailableError` (outcome `not_sent`): nobody consumes the queue, or the engine is out of reach.
+- `exchange.answer` holds the result or error message.
+- `exchange.answer` raises `DeliveryError` when the consumer is gone before it answered: outcome `refused` if it surely had
+  not started the command (`delivery.start` was not called), `unknown` if it may have.
+- An answer that comes after the exchange has ended is dropped: nobody gets two.
+Whoever sends bounds the wait by a deadline of its own; a bus never waits for ever to hand over (`connect_timeout`).
+
+**Control** messages overtake the commands of the queue: the handler sees them as soon as they arrive. So do cancellations.
+
+**Order.** Messages from one sender to one queue arrive in the order of sending. Which command runs first is the node's
+choice: by priority (0 to 9, higher first), then by arrival.
+
+**Publishing.** `publish(routing_key, ...)` reaches each `serve` and each `subscribe` whose patterns match the key, one copy
+each, however many of its patterns match. Patterns are AMQP topics: words divided by dots, `*` one word, `#` any number of
+words. A subscriber that cannot keep up loses the oldest of what waits for it (and is told how many), nobody else does.
+
+**Limits.** A message is at most `max_message_bytes` (1 MiB by default); a larger one is refused before it is sent, with
+`MessageError`. Whatever arrives malformed is dropped, logged and counted; it never ends a consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from roster.bus.message import Message
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_QUEUE_BYTES = 255
+
+
+class Delivery(Protocol):
+    """A message as the consumer holds it. All methods belong to the loop of the bus."""
+
+    @property
+    def message(self) -> Message:
+        """What was sent."""
+        ...
+
+    @property
+    def sender(self) -> int:
+        """A number that stands for the sender's connection as long as it lasts."""
+        ...
+
+    on_cancel: Callable[[], None] | None
+    """Called once if the sender takes the command back. Set by the consumer."""
+
+    def start(self) -> None:
+        """Say that the command is about to run. Call `Consumer.flush` before the work begins."""
+        ...
+
+    def progress(self, message: Message) -> None:
+        """Send an event that belongs to this command; ignored once it is answered."""
+        ...
+
+    def reply(self, message: Message) -> None:
+        """Answer; the first answer counts. If the sender is gone the answer is dropped.
+
+        An answer over the message limit raises `MessageError`, and nothing is sent: answer with an error instead.
+        """
+        ...
+
+
+class Consumer(Protocol):
+    """A queue being served."""
+
+    @property
+    def queue(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """Whether messages can reach this consumer: False when its queue is gone and is not (yet) restored."""
+        ...
+
+    def flush(self) -> asyncio.Future[None] | None:
+        """Push out what was said so far. None: the kernel or the broker has it; else wait for the future.
+
+        Work that was announced by `Delivery.start` begins after this, so that a death leaves no doubt whether it began.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Stop consuming. Commands in hand can still be answered until the bus is closed; new ones are refused."""
+        ...
+
+
+class Subscription(Protocol):
+    """A set of patterns being listened to."""
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were lost because the handler was too slow."""
+        ...
+
+    async def close(self) -> None:
+        """Stop listening."""
+        ...
+
+
+class Exchange(Protocol):
+    """One command on its way: what `send` returns. All of it belongs to the loop of the bus."""
+
+    @property
+    def queue(self) -> str:
+        """Where it went."""
+        ...
+
+    @property
+    def started(self) -> bool:
+        """Whether the consumer has said that the work began."""
+        ...
+
+    @property
+    def answer(self) -> asyncio.Future[Message]:
+        """The result or error message; raises `DeliveryError` when the consumer is gone."""
+        ...
+
+    def cancel(self) -> None:
+        """Take the command back: the consumer is told to stop it, before it starts too; `answer` is cancelled."""
+        ...
+
+
+class Bus(Protocol):
+    """An engine. Made by `roster.bus.open_bus(url)`; used as an async context manager, or closed with `close`."""
+
+    @property
+    def url(self) -> str:
+        """The URL without secrets, for people to read."""
+        ...
+
+    async def send(
+        self, queue: str, message: Message, *, on_progress: Callable[[Message], None] | None = None
+    ) -> Exchange:
+        """Hand a command or control message to the consumer of a queue.
+
+        Raises:
+            BusUnavailableError: nobody consumes the queue, or it cannot be reached in time; it was not sent.
+            MessageError: it is over the limit.
+        """
+        ...
+
+    async def serve(
+        self, queue: str, handler: Callable[[Delivery], None], *, bindings: Sequence[str] = ()
+    ) -> Consumer:
+        """Consume a queue. `handler` is called on this loop for each message and must not block or raise.
+
+        Args:
+            bindings: patterns of published messages that this queue gets too.
+
+        Raises:
+            BusUnavailableError: another live consumer serves this queue, or the engine is out of reach.
+        """
+        ...
+
+    async def publish(
+        self, routing_key: str, message: Message, *, on_reply: Callable[[Message], None] | None = None
+    ) -> int:
+        """Hand a message to everybody whose patterns match; return how many places it was handed to.
+
+        Args:
+            on_reply: called with each answer (a control message may be answered by every node that got it).
+        """
+        ...
+
+    async def subscribe(
+        self, patterns: Sequence[str], handler: Callable[[str, Message], None]
+    ) -> Subscription:
+        """Call `handler(routing_key, message)` on this loop for each published message that matches."""
+        ...
+
+    async def close(self) -> None:
+        """End this client: exchanges still open fail with `DeliveryError`, consumers stop."""
+        ...
+
+    async def __aenter__(self) -> Bus: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...

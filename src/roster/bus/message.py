@@ -1,0 +1,1 @@
+"""What travels on the bus: CloudEvents 1.0 in JSON, of five kinds."""
