@@ -285,10 +285,11 @@ class Store(Protocol):
         """
         ...
 
-    async def grant(self, ttl: float, *, hint: Hint | None = None) -> Lease:
+    async def grant(self, ttl: float, *, lingering: bool = False, hint: Hint | None = None) -> Lease:
         """Make a lease of `ttl` seconds (between `MIN_TTL` and `MAX_TTL`).
 
         Args:
+            lingering: it ends by time or by `revoke` alone, even where the engine can prove that its holder is dead.
             hint: what to show of its holder to others, where the engine can.
         """
         ...
