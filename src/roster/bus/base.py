@@ -1,32 +1,37 @@
 """The contract of a bus: what every engine promises to nodes and callers.
 
-A bus carries messages between named queues; it knows nothing of passports. `tests/contract/test_bus.py` holds every
-engine to each clause below, by name. A bus object belongs to the event loop that opened it.
+A bus carries messages between named queues; it knows nothing of passports. `tests/contract/test_bus.py` holds
+every engine to each clause below, by name. A bus object belongs to the event loop that opened it.
 
 **Queues.** `serve(queue, ...)` makes this process the one consumer of a queue; a second live one gets
-`BusUnavailableError`. `send(queue, ...)` hands a command or a control message to it. A queue's name is opaque: any text of
-1 to 255 bytes of UTF-8, whatever characters it holds.
+`BusUnavailableError`. `send(queue, ...)` hands a command or a control message to it. A queue's name is
+opaque: any text of 1 to 255 bytes of UTF-8, whatever characters it holds.
 
-**Commands** are answered by exactly one `result` or `error` message, with any number of progress events before it. What
-`send` returns always ends, one way or the other:
-- `send` raises `BusUnavailableError` (outcome `not_sent`): nobody consumes the queue, or the engine is out of reach.
+**Commands** are answered by exactly one `result` or `error` message, with any number of progress events
+before it. What `send` returns always ends, one way or the other:
+- `send` raises `BusUnavailableError` (outcome `not_sent`): nobody consumes the queue, or the engine is out of
+  reach.
 - `exchange.answer` holds the result or error message.
-- `exchange.answer` raises `DeliveryError` when the consumer is gone before it answered: outcome `refused` if it surely had
-  not started the command (`delivery.start` was not called), `unknown` if it may have.
+- `exchange.answer` raises `DeliveryError` when the consumer is gone before it answered: outcome `refused` if
+  it surely had not started the command (`delivery.start` was not called), `unknown` if it may have.
 - An answer that comes after the exchange has ended is dropped: nobody gets two.
-Whoever sends bounds the wait by a deadline of its own; a bus never waits for ever to hand over (`connect_timeout`).
+Whoever sends bounds the wait by a deadline of its own; a bus never waits for ever to hand over
+(`connect_timeout`).
 
-**Control** messages overtake the commands of the queue: the handler sees them as soon as they arrive. So do cancellations.
+**Control** messages overtake the commands of the queue: the handler sees them as soon as they arrive. So do
+cancellations.
 
-**Order.** Messages from one sender to one queue arrive in the order of sending. Which command runs first is the node's
-choice: by priority (0 to 9, higher first), then by arrival.
+**Order.** Messages from one sender to one queue arrive in the order of sending. Which command runs first is
+the node's choice: by priority (0 to 9, higher first), then by arrival.
 
-**Publishing.** `publish(routing_key, ...)` reaches each `serve` and each `subscribe` whose patterns match the key, one copy
-each, however many of its patterns match. Patterns are AMQP topics: words divided by dots, `*` one word, `#` any number of
-words. A subscriber that cannot keep up loses the oldest of what waits for it (and is told how many), nobody else does.
+**Publishing.** `publish(routing_key, ...)` reaches each `serve` and each `subscribe` whose patterns match the
+key, one copy each, however many of its patterns match. Patterns are AMQP topics: words divided by dots, `*`
+one word, `#` any number of words. A subscriber that cannot keep up loses the oldest of what waits for it (and
+is told how many), nobody else does.
 
-**Limits.** A message is at most `max_message_bytes` (1 MiB by default); a larger one is refused before it is sent, with
-`MessageError`. Whatever arrives malformed is dropped, logged and counted; it never ends a consumer.
+**Limits.** A message is at most `max_message_bytes` (1 MiB by default); a larger one is refused before it is
+sent, with `MessageError`. Whatever arrives malformed is dropped, logged and counted; it never ends a
+consumer.
 """
 
 from __future__ import annotations
@@ -35,10 +40,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from roster.bus.message import Message
+from roster.bus.message import MAX_MESSAGE_BYTES, Message
+from roster.bus.topics import MAX_NAME_BYTES as MAX_QUEUE_BYTES
 
-MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_QUEUE_BYTES = 255
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "MAX_QUEUE_BYTES",
+    "Bus",
+    "Consumer",
+    "Delivery",
+    "Exchange",
+    "Subscription",
+]
 
 
 class Delivery(Protocol):
@@ -68,7 +81,7 @@ class Delivery(Protocol):
     def reply(self, message: Message) -> None:
         """Answer; the first answer counts. If the sender is gone the answer is dropped.
 
-        An answer over the message limit raises `MessageError`, and nothing is sent: answer with an error instead.
+        An answer over the message limit raises `MessageError`, and nothing is sent: answer with an error.
         """
         ...
 
@@ -83,18 +96,19 @@ class Consumer(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """Whether messages can reach this consumer: False when its queue is gone and is not (yet) restored."""
+        """Whether messages can reach this consumer: False when its queue is gone and not (yet) restored."""
         ...
 
     def flush(self) -> asyncio.Future[None] | None:
         """Push out what was said so far. None: the kernel or the broker has it; else wait for the future.
 
-        Work that was announced by `Delivery.start` begins after this, so that a death leaves no doubt whether it began.
+        Work that was announced by `Delivery.start` begins after this, so that a death leaves no doubt whether
+        it began.
         """
         ...
 
     async def close(self) -> None:
-        """Stop consuming. Commands in hand can still be answered until the bus is closed; new ones are refused."""
+        """Stop consuming. What is in hand can be answered until the bus is closed; new ones are refused."""
         ...
 
 
@@ -130,12 +144,12 @@ class Exchange(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Take the command back: the consumer is told to stop it, before it starts too; `answer` is cancelled."""
+        """Take the command back: the consumer is told to stop it, started or not; `answer` is cancelled."""
         ...
 
 
 class Bus(Protocol):
-    """An engine. Made by `roster.bus.open_bus(url)`; used as an async context manager, or closed with `close`."""
+    """An engine. Made by `roster.bus.open_bus(url)`; an async context manager, or closed with `close`."""
 
     @property
     def url(self) -> str:
