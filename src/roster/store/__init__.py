@@ -1,0 +1,81 @@
+"""WHERE the registry's bytes live: one protocol, one module an engine, chosen by URL."""
+
+from __future__ import annotations
+
+from roster.errors import ConfigError
+from roster.store.base import (
+    MAX_KEY_BYTES,
+    MAX_TTL,
+    MAX_VALUE_BYTES,
+    MIN_TTL,
+    Batch,
+    Change,
+    Check,
+    Delete,
+    Entry,
+    Grade,
+    Hint,
+    Lease,
+    Op,
+    Page,
+    Put,
+    Store,
+    StoreInfo,
+)
+from roster.store.url import StoreUrl, store_url
+
+__all__ = [
+    "MAX_KEY_BYTES",
+    "MAX_TTL",
+    "MAX_VALUE_BYTES",
+    "MIN_TTL",
+    "Batch",
+    "Change",
+    "Check",
+    "Delete",
+    "Entry",
+    "Grade",
+    "Hint",
+    "Lease",
+    "Op",
+    "Page",
+    "Put",
+    "Store",
+    "StoreInfo",
+    "StoreUrl",
+    "open_store",
+    "store_url",
+]
+
+DEFAULT_HISTORY = 10_000
+
+
+def open_store(url: str | None = None) -> Store:
+    """Return a client of the store that `url`, or else the environment, names.
+
+    Nothing is read or written yet: the store is opened on entering `async with`, or at the first use. A
+    client belongs to one event loop; several clients, in several loops and threads, may share one URL.
+
+    Args:
+        url: `sqlite:///absolute/path`, `memory://NAME`; None: `ROSTER_REGISTRY`, else `ETCD_HOST`, else a
+            SQLite file in the user's state directory. Option of both: `?history=N`, the revisions that are
+            kept for watches.
+
+    Raises:
+        ConfigError: the URL is wrong, or this version has no such engine.
+
+    Example:
+        async with open_store("memory://") as store:
+            revision = await store.put("/ai-team/nodes/default/writer-001", b"...")
+    """
+    parsed = store_url(url)
+    history = parsed.number("history", DEFAULT_HISTORY, 1, 10_000_000)
+    # Each engine is imported when it is asked for: an agent's process pays for the one it uses.
+    if parsed.scheme == "memory":
+        from roster.store.memory import MemoryStore
+
+        return MemoryStore(parsed.name, history=history)
+    raise ConfigError(
+        f"this version of Roster has no engine for {parsed.scheme}://; set ROSTER_REGISTRY to "
+        "sqlite:///absolute/path or memory://NAME"
+    )

@@ -1,0 +1,188 @@
+"""Which store a URL or the environment names, and how that URL is shown without its secrets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from roster._paths import state_dir
+from roster.errors import ConfigError
+
+_PORTS = {"etcd": 2379, "etcds": 2379, "consul": 8500, "consuls": 8501, "zookeeper": 2181}
+_OPTIONS = {
+    "sqlite": {"history"},
+    "memory": {"history"},
+    "etcd": {"prefix"},
+    "etcds": {"prefix"},
+    "consul": {"prefix"},
+    "consuls": {"prefix"},
+    "zookeeper": {"prefix"},
+}
+_FORMS = (
+    "sqlite:///absolute/path, memory://NAME, etcd://HOST:PORT, consul://HOST:PORT or zookeeper://HOST:PORT"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUrl:
+    """A registry URL in parts.
+
+    Attributes:
+        scheme: `sqlite`, `memory`, `etcd`, `etcds`, `consul`, `consuls`, `zookeeper`.
+        path: the database file of `sqlite`, else empty.
+        name: the name of a `memory` store, else empty.
+        hosts: the servers of the other engines, `(host, port)`.
+        options: what stood behind the `?`.
+        username: from the URL; never shown.
+        password: from the URL; never shown.
+    """
+
+    scheme: str
+    path: str = ""
+    name: str = ""
+    hosts: tuple[tuple[str, int], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def display(self) -> str:
+        """The URL for people: rebuilt from scheme, hosts and path, so that no secret can be left in it."""
+        if self.scheme == "sqlite":
+            return f"sqlite://{quote(self.path)}"
+        if self.scheme == "memory":
+            return f"memory://{quote(self.name)}"
+        return f"{self.scheme}://{','.join(f'{_bracket(host)}:{port}' for host, port in self.hosts)}"
+
+    def number(self, option: str, default: int, lowest: int, highest: int) -> int:
+        """Return an option that is a whole number.
+
+        Raises:
+            ConfigError: it is not a number in that range.
+        """
+        text = dict(self.options).get(option)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) < 19 and lowest <= int(text) <= highest):
+            raise ConfigError(
+                f"?{option}= of a {self.scheme}:// URL is a whole number from {lowest} to {highest}; "
+                f"leave it out for {default}"
+            )
+        return int(text)
+
+
+def store_url(url: str | None = None) -> StoreUrl:
+    """Read a registry URL; without one: `ROSTER_REGISTRY`, else `ETCD_HOST`/`ETCD_PORT`, else the user's
+    file.
+
+    `sqlite:///var/lib/roster/registry.db` is an absolute path: what follows `sqlite://` is the path itself.
+
+    Raises:
+        ConfigError: the URL cannot be read; the text says what to write instead and never repeats the URL.
+
+    Example:
+        >>> store_url("etcd://user:secret@db1,db2:4001/?prefix=/team").display
+        'etcd://db1:2379,db2:4001'
+    """
+    if url is not None:
+        return _parse(url, "the registry URL")
+    if named := os.environ.get("ROSTER_REGISTRY"):
+        return _parse(named, "ROSTER_REGISTRY")
+    if host := os.environ.get("ETCD_HOST"):
+        return StoreUrl(
+            "etcd", hosts=((host.strip("[]"), _port(os.environ.get("ETCD_PORT") or "2379", "ETCD_PORT")),)
+        )
+    return StoreUrl("sqlite", path=str(state_dir().absolute() / "registry.db"))
+
+
+def _parse(url: str, what: str) -> StoreUrl:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{what} cannot be read: write {_FORMS}") from error
+    scheme = parts.scheme
+    if scheme not in _OPTIONS or not url[len(scheme) :].startswith("://"):
+        raise ConfigError(f"{what} names no known store: write {_FORMS}")
+    if parts.fragment:
+        raise ConfigError(
+            f"{what} has a '#' part, which means nothing here; write '#' in a path or password as %23"
+        )
+    options = _options(scheme, parts.query, what)
+    if scheme == "sqlite":
+        return StoreUrl(scheme, path=_sqlite_path(parts.netloc, parts.path, what), options=options)
+    if scheme == "memory":
+        if parts.path.strip("/") or "@" in parts.netloc:
+            raise ConfigError(f"{what}: a memory store has a name and no path: write memory://NAME")
+        return StoreUrl(scheme, name=unquote(parts.netloc), options=options)
+    return _server_url(scheme, parts.netloc, parts.path, options, what)
+
+
+def _sqlite_path(netloc: str, path: str, what: str) -> str:
+    if netloc or not path.strip("/"):
+        hint = "" if "@" in netloc else f", for example sqlite://{quote(str(Path.cwd() / 'registry.db'))}"
+        raise ConfigError(f"{what}: sqlite takes an absolute path after three slashes{hint}")
+    plain = unquote(path)
+    if "\0" in plain:
+        raise ConfigError(f"{what}: the path of the database holds a NUL")
+    if plain == "/:memory:":
+        raise ConfigError(f"{what}: for a registry in memory write memory://")
+    if plain.endswith("/"):
+        raise ConfigError(f"{what} names a directory: add the file, such as registry.db")
+    return os.path.normpath("/" + plain.lstrip("/"))
+
+
+def _server_url(
+    scheme: str, netloc: str, path: str, options: tuple[tuple[str, str], ...], what: str
+) -> StoreUrl:
+    if path not in ("", "/"):
+        raise ConfigError(f"{what}: {scheme}:// takes no path; a prefix goes into ?prefix=/team")
+    user, _, places = netloc.rpartition("@")
+    name, colon, password = user.partition(":")
+    hosts = []
+    for place in places.split(","):
+        host, port = place, str(_PORTS[scheme])
+        if place.startswith("["):
+            host, bracket, rest = place[1:].partition("]")
+            if not bracket or (rest and not rest.startswith(":")):
+                raise ConfigError(
+                    f"{what}: an IPv6 address stands in brackets: {scheme}://[::1]:{_PORTS[scheme]}"
+                )
+            port = rest[1:] or port
+        elif ":" in place:
+            host, _, port = place.partition(":")
+        if not host:
+            raise ConfigError(f"{what} names no host: write {scheme}://HOST:{_PORTS[scheme]}")
+        hosts.append((host, _port(port, f"the port in {what}")))
+    return StoreUrl(
+        scheme,
+        hosts=tuple(hosts),
+        options=options,
+        username=unquote(name) if user else None,
+        password=unquote(password) if colon else None,
+    )
+
+
+def _options(scheme: str, query: str, what: str) -> tuple[tuple[str, str], ...]:
+    try:
+        pairs = (
+            parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=16) if query else []
+        )
+    except ValueError as error:
+        raise ConfigError(f"{what}: what stands behind '?' is written name=value&name=value") from error
+    names = [name for name, _ in pairs]
+    known = ", ".join(sorted(_OPTIONS[scheme]))
+    if len(set(names)) != len(names) or not set(names) <= _OPTIONS[scheme]:
+        raise ConfigError(f"{what} has an unknown or repeated option; {scheme}:// knows: {known}")
+    return tuple(pairs)
+
+
+def _port(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
+        raise ConfigError(f"{what} is a number from 1 to 65535")
+    return int(text)
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
