@@ -1,0 +1,357 @@
+"""The node's I/O side: takes commands from the bus, orders them, answers them, on a loop that no handler can block."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from roster._clock import boottime
+from roster._loops import Hop
+from roster.bus import Load, Message
+from roster.bus.base import Bus, Consumer, Delivery
+from roster.bus.message import Kind
+from roster.errors import (
+    CallCancelledError,
+    CallError,
+    CallTimeoutError,
+    Code,
+    DeliveryError,
+    MessageError,
+    RemoteError,
+)
+from roster.node.context import Context
+from roster.node.hands import Hands, Stage, Work
+from roster.node.handlers import Handler
+
+logger = logging.getLogger("roster.node")
+
+MAX_DEPTH = 8
+_MAX_ERROR_TEXT = 2000
+
+
+class Engine:
+    """Everything that a node does with the bus. It lives on the I/O loop; the node's handlers live elsewhere.
+
+    Args:
+        key: `namespace/name` of the node.
+        capacity: how many commands run at once.
+        handlers: by capability.
+        run: called on the I/O loop to have a command run elsewhere; it brings the end back with `finish`.
+        stop_running: called on the I/O loop when running work should stop.
+        changed: called on the I/O loop whenever the load, or whether work is taken, has changed.
+        control: called for control signals that the engine does not serve itself; returns whether it took the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        capacity: int,
+        handlers: Mapping[str, Handler],
+        run: Callable[[list[Work]], None],
+        stop_running: Callable[[Work, str], None],
+        changed: Callable[[], None],
+        control: Callable[[Delivery], bool],
+        bus_hop: Hop,
+    ) -> None:
+        self.key = key
+        self.source = f"/{key}"
+        self.hands = Hands(capacity)
+        self.uid = ""
+        self.seq = 0
+        self.refused = 0
+        self.answered = 0
+        self._handlers = handlers
+        self._run = run
+        self._stop_running = stop_running
+        self._changed = changed
+        self._control = control
+        self._hop = bus_hop
+        self._bus: Bus | None = None
+        self._consumer: Consumer | None = None
+        self._closed_for: dict[str, str] = {"starting": "is starting"}
+        self._withdrawn: dict[str, str] = {}
+        self._to_start: list[Work] = []
+        self._start_planned = False
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, bus: Bus, queue: str, bindings: list[str]) -> None:
+        """Begin to consume the node's queue."""
+        self._bus = bus
+        self._consumer = await bus.serve(queue, self._on_delivery, bindings=bindings)
+
+    async def close(self) -> None:
+        """Stop consuming; what is still in hand is handed back or cancelled."""
+        for work in self.hands.everything():
+            self.give_back(work, f"{self.key} has stopped")
+        if self._consumer is not None:
+            self._consumer.flush()
+            await self._consumer.close()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether commands can reach this node."""
+        return self._consumer is not None and self._consumer.healthy
+
+    def close_for(self, reason: str, text: str) -> None:
+        """Take no new work for this reason (besides any other); `open_for` ends it."""
+        if self._closed_for.get(reason) != text:
+            self._closed_for[reason] = text
+            self._changed()
+
+    def open_for(self, reason: str) -> None:
+        """End one reason for taking no work."""
+        if self._closed_for.pop(reason, None) is not None:
+            self._changed()
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why no work is taken; empty when it is."""
+        return self._closed_for
+
+    def withdraw(self, capability: str, why: str) -> None:
+        """Refuse commands of one capability."""
+        self._withdrawn[capability] = why
+
+    def restore(self, capability: str) -> None:
+        """Serve a capability again."""
+        self._withdrawn.pop(capability, None)
+
+    async def wait_idle(self) -> None:
+        """Return when nothing is in hand."""
+        await self._idle.wait()
+
+    def hand_back_waiting(self) -> int:
+        """Give every command that has not started back to its caller, who has a better place for it."""
+        waiting = [work for work in self.hands.everything() if work.stage is Stage.WAITING]
+        for work in waiting:
+            self.give_back(work, f"{self.key} {next(iter(self._closed_for.values()), 'takes no work')}")
+        return len(waiting)
+
+    def give_back(self, work: Work, why: str) -> None:
+        """Answer without a result: `refused` for what has not started, `CANCELLED` for what runs (it is stopped)."""
+        if work.stage is Stage.WAITING:
+            error: CallError = DeliveryError(why, code=Code.UNAVAILABLE, outcome="refused", retryable=True)
+        else:
+            error = CallCancelledError(why, outcome="unknown")
+            self._stop_running(work, why)
+        self.finish(work, Message.error_for(work.message, error, source=self.source))
+
+    # -- commands -------------------------------------------------------------------------------------------------
+
+    def load(self, sender: int) -> Load:
+        """Return the load as this sender should count it."""
+        return Load(self.hands.active, self.hands.of(sender), self.hands.capacity, self.seq)
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if message.kind is Kind.COMMAND:
+            self._on_command(delivery)
+        elif message.kind is Kind.CONTROL:
+            self._on_control(delivery)
+        else:
+            # Events published to a node's bindings are none of its business.
+            logger.debug("%s: ignored a message of kind %s", self.key, message.kind)
+
+    def _on_command(self, delivery: Delivery) -> None:
+        message = delivery.message
+        try:
+            work = self._accept(delivery)
+        except CallError as error:
+            self.refused += 1
+            self._answer(delivery, Message.error_for(message, error, source=self.source))
+            return
+        hands = self.hands
+        hands.take(work)
+        self.seq += 1
+        self._idle.clear()
+        delivery.on_cancel = lambda: self._on_cancel(work)
+        if message.timeout is not None:
+            work.timer = asyncio.get_running_loop().call_later(message.timeout, self._expire, work)
+        self._start_next()
+        self._changed()
+
+    def _accept(self, delivery: Delivery) -> Work:
+        """Make work of a command, or raise why not. Nothing here has side effects: refused means not started."""
+        message = delivery.message
+        action, params = message.data.get("action"), message.data.get("params", {})
+        if not isinstance(action, str) or not isinstance(params, dict):
+            raise MessageError(
+                "a command's data is {'action': text, 'params': object}", code=Code.INVALID_ARGUMENT, outcome="refused"
+            )
+        if message.uid and message.uid != self.uid:
+            raise _refusal(f"{self.key} is another incarnation than the one this command is meant for", Code.FAILED_PRECONDITION)
+        if self._closed_for:
+            raise _refusal(f"{self.key} {next(iter(self._closed_for.values()))}", Code.UNAVAILABLE)
+        handler = self._handlers.get(action)
+        if handler is None:
+            known = ", ".join(sorted(self._handlers)) or "none"
+            raise RemoteError(
+                f"{self.key} has no capability {action[:100]!r} (it has: {known})", code=Code.UNIMPLEMENTED, outcome="refused"
+            )
+        if action in self._withdrawn:
+            raise _refusal(f"{self.key} has withdrawn {action}: {self._withdrawn[action]}", Code.UNAVAILABLE)
+        if len(message.ancestors) > MAX_DEPTH:
+            raise RemoteError(
+                f"delegated {len(message.ancestors)} times, at most {MAX_DEPTH} are allowed: "
+                + " > ".join(message.ancestors),
+                code=Code.FAILED_PRECONDITION,
+                outcome="refused",
+            )
+        if message.timeout is not None and message.timeout <= 0:
+            raise CallTimeoutError("the deadline had passed when the command arrived", outcome="refused")
+        handler.check_params(params)
+        if self.hands.full:
+            raise _refusal(
+                f"{self.key} is full: {self.hands.active} commands in hand, {self.hands.capacity} at once", Code.RESOURCE_EXHAUSTED
+            )
+        context = Context(
+            node=self.key,
+            capability=action,
+            message=message,
+            params=params,
+            deadline=None if message.timeout is None else boottime() + message.timeout,
+            say=lambda data: self._say(delivery, message, data),
+        )
+        return Work(delivery=delivery, message=message, handler=handler, context=context)
+
+    def _say(self, delivery: Delivery, message: Message, data: dict[str, Any]) -> None:
+        """Send a progress event; called from any thread."""
+        self._hop.post(self._progress, delivery, message, data)
+
+    def _progress(self, delivery: Delivery, message: Message, data: dict[str, Any]) -> None:
+        try:
+            delivery.progress(Message.event("progress", data, source=self.source, correlation=message.id))
+        except MessageError as error:
+            logger.warning("%s: a progress event of %s was not sent: %s", self.key, message.subject, error)
+
+    def _start_next(self) -> None:
+        started = False
+        while (work := self.hands.next()) is not None:
+            work.delivery.start()
+            self._to_start.append(work)
+            started = True
+        if started and not self._start_planned:
+            # All commands that arrive in one go are announced with one write, then started with one hop.
+            self._start_planned = True
+            asyncio.get_running_loop().call_soon(self._flush_starts)
+
+    def _flush_starts(self) -> None:
+        self._start_planned = False
+        batch, self._to_start = self._to_start, []
+        waiting = self._consumer.flush() if self._consumer is not None else None
+        if waiting is None:
+            self._begin(batch)
+        else:
+            # The start notice is not out yet: work begins when it is, so that a death leaves no doubt.
+            waiting.add_done_callback(lambda _: self._begin(batch))
+
+    def _begin(self, batch: list[Work]) -> None:
+        alive = [work for work in batch if work.stage is Stage.RUNNING]
+        if alive:
+            self._run(alive)
+
+    def _on_cancel(self, work: Work) -> None:
+        if work.stage is Stage.DONE:
+            return
+        if work.stage is Stage.RUNNING:
+            self._stop_running(work, "the caller took the command back")
+        error = CallCancelledError("taken back by the caller", outcome="unknown" if work.stage is Stage.RUNNING else "refused")
+        self.finish(work, Message.error_for(work.message, error, source=self.source))
+
+    def _expire(self, work: Work) -> None:
+        """A deadline frees the slot even if the handler hangs."""
+        if work.stage is Stage.DONE:
+            return
+        waited = work.stage is Stage.WAITING
+        if not waited:
+            self._stop_running(work, "its deadline has passed")
+        error = CallTimeoutError(
+            f"{self.key} had no slot for {work.message.subject} before its deadline"
+            if waited
+            else f"{work.message.subject} ran past its deadline of {work.message.timeout:.3f} s on {self.key} and was stopped",
+            outcome="refused" if waited else "unknown",
+            retryable=True,
+            details={"stopped": True},
+        )
+        self.finish(work, Message.error_for(work.message, error, source=self.source))
+
+    def finish(self, work: Work, answer: Message) -> None:
+        """Answer a command and free its slot. The first answer counts. I/O loop only."""
+        if not self.hands.drop(work):
+            return
+        self.seq += 1
+        if work.timer is not None:
+            work.timer.cancel()
+        work.delivery.on_cancel = None
+        self.answered += 1
+        self._answer(work.delivery, answer)
+        self._start_next()
+        if self.hands.active == 0:
+            self._idle.set()
+        self._changed()
+
+    def _answer(self, delivery: Delivery, answer: Message) -> None:
+        answer.load = self.load(delivery.sender)
+        try:
+            delivery.reply(answer)
+        except MessageError as error:
+            # Too large, or not JSON: the caller must hear that, not silence.
+            reply = Message.error_for(
+                delivery.message,
+                RemoteError(f"the answer of {self.key} cannot be sent: {error}", code=Code.INTERNAL),
+                source=self.source,
+            )
+            reply.load = answer.load
+            delivery.reply(reply)
+
+    # -- control --------------------------------------------------------------------------------------------------
+
+    def _on_control(self, delivery: Delivery) -> None:
+        signal = delivery.message.data.get("signal")
+        if signal == "ping":
+            self.confirm(
+                delivery,
+                {
+                    "node": self.key,
+                    "uid": self.uid,
+                    "running": [work.message.id for work in self.hands.running],
+                    "waiting": [work.message.id for work in self.hands.everything() if work.stage is Stage.WAITING],
+                },
+            )
+        elif not isinstance(signal, str) or not self._control(delivery):
+            self.deny(delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED)
+
+    def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
+        """Answer a control message with what was done."""
+        self._answer(delivery, Message.result_for(delivery.message, dict(result), source=self.source))
+
+    def deny(self, delivery: Delivery, text: str, code: Code) -> None:
+        """Answer a control message that could not be served."""
+        self._answer(
+            delivery, Message.error_for(delivery.message, RemoteError(text, code=code, outcome="refused"), source=self.source)
+        )
+
+
+def _refusal(text: str, code: Code) -> DeliveryError:
+    return DeliveryError(text, code=code, outcome="refused", retryable=True)
+
+
+def error_of(raised: BaseException, handler: Handler, key: str) -> CallError:
+    """Turn whatever a handler raised into what its caller is told.
+
+    A `CallError` keeps its code and whether a retry makes sense. Anything else is `UNKNOWN`, not to be retried: only
+    the handler knows whether doing it again is harmless.
+    """
+    if isinstance(raised, CallError):
+        return raised
+    if isinstance(raised, asyncio.CancelledError):
+        return CallCancelledError(f"{handler.capability.name} was stopped on {key}")
+    logger.error("%s: %s raised", key, handler.capability.name, exc_info=raised)
+    text = f"{type(raised).__name__}: {raised}"[:_MAX_ERROR_TEXT]
+    return RemoteError(text, code=Code.UNKNOWN)

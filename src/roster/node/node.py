@@ -1,0 +1,519 @@
+"""`Node`: a passport, the functions behind its capabilities, and the life of the process that serves them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal as signals
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from roster._clock import boottime
+from roster._loops import Hop, LoopThread
+from roster.bus import Message
+from roster.bus.base import Delivery
+from roster.bus.context import Handling, current_command
+from roster.errors import CallError, Code, NodeError, RosterError
+from roster.node.context import Context, enter
+from roster.node.engine import Engine, error_of
+from roster.node.handlers import Handler, bind
+from roster.node.hands import Stage, Work
+from roster.node.presence import Presence
+from roster.node.threads import Threads
+from roster.passport import NodePassport
+
+logger = logging.getLogger("roster.node")
+
+F = TypeVar("F", bound=Callable[..., Any])
+Signal = Callable[[dict[str, Any]], Awaitable[Any] | Any]
+
+START_DEADLINE = 60.0
+GRACE = 30.0
+
+
+class Node:
+    """An agent: registers its passport, serves its capabilities, leaves in good order.
+
+    The bus and the lease live on a thread and a loop of their own; async handlers run on the loop that started the node,
+    plain functions on threads. A handler that blocks the loop therefore does not make the node look dead.
+
+    Args:
+        passport: the passport, its document, or a path to it.
+        registry_url: the registry; without it `ROSTER_REGISTRY`, else the user's SQLite file.
+        bus_url: the bus; without it `ROSTER_BUS`, else the user's local bus.
+        ttl: seconds that the registration outlives the last keep-alive; without it `ROSTER_TTL`, else 30.
+        grace: seconds that running work has to finish when the node stops.
+        takeover: replace a live node of the same name.
+
+    Raises:
+        DocumentError: the passport is wrong.
+
+    Example:
+        >>> node = Node.load("node_passport.yaml")
+        >>> @node.capability("write_article")
+        ... async def write_article(topic: str, style: str = "plain") -> dict:
+        ...     return {"article": f"All about {topic}", "metadata": {"style": style}}
+        >>> node.run()  # until SIGTERM
+    """
+
+    def __init__(
+        self,
+        passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        registry_url: str | None = None,
+        bus_url: str | None = None,
+        ttl: float | None = None,
+        grace: float = GRACE,
+        takeover: bool = False,
+    ) -> None:
+        if isinstance(passport, NodePassport):
+            self.passport = passport
+        elif isinstance(passport, Mapping):
+            self.passport = NodePassport.from_dict(dict(passport))
+        else:
+            self.passport = NodePassport.load(Path(passport))
+        self.grace = grace
+        self._registry_url = registry_url
+        self._bus_url = bus_url
+        self._ttl = ttl
+        self._takeover = takeover
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._signals: dict[str, Signal] = {}
+        self._io: LoopThread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads = Threads(f"roster-{self.passport.name}")
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._presence: Presence | None = None
+        self._engine: Engine | None = None
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **options: Any) -> Node:
+        """Make a node from a passport file. `options` are those of `Node`.
+
+        Raises:
+            DocumentError: the passport is wrong, or cannot be read.
+        """
+        return cls(NodePassport.load(Path(path)), **options)
+
+    # -- what it can do -------------------------------------------------------------------------------------------
+
+    def capability(self, name: str) -> Callable[[F], F]:
+        """Serve a capability of the passport with the function below.
+
+        The function's parameters are the params by name; one annotated `Context` gets the command's context.
+
+        Raises:
+            NodeError: the passport does not declare it, or it has a handler already.
+        """
+        if self.passport.capability(name) is None:
+            declared = ", ".join(capability.name for capability in self.passport.capabilities) or "none"
+            raise NodeError(
+                f"the passport of {self.key} does not declare the capability {name!r} (it declares: {declared}); "
+                "add it under spec.capabilities"
+            )
+        if name in self._functions:
+            raise NodeError(f"the capability {name!r} of {self.key} has two handlers")
+
+        def keep(function: F) -> F:
+            self._functions[name] = function
+            return function
+
+        return keep
+
+    def signal(self, name: str) -> Callable[[F], F]:
+        """Serve a control signal (such as `config`) with the function below: it gets the signal's data, a dict.
+
+        What it returns, a JSON object or nothing, confirms the signal to its sender.
+
+        Raises:
+            NodeError: the node serves this signal itself, or it has a handler already.
+        """
+        if name in _OWN_SIGNALS or name in self._signals:
+            raise NodeError(f"the signal {name!r} is served already")
+
+        def keep(function: F) -> F:
+            self._signals[name] = function
+            return function
+
+        return keep
+
+    def _bind_all(self) -> dict[str, Handler]:
+        faults: list[str] = []
+        handlers: dict[str, Handler] = {}
+        for capability in self.passport.capabilities:
+            function = self._functions.get(capability.name)
+            if function is None:
+                faults.append(
+                    f"the passport of {self.key} declares {capability.name!r}, and nothing serves it: "
+                    f"add @node.capability({capability.name!r}), or take it out of the passport"
+                )
+                continue
+            try:
+                handlers[capability.name] = bind(capability, function)
+            except NodeError as error:
+                faults.append(str(error))
+        if faults:
+            raise NodeError("; ".join(faults))
+        return handlers
+
+    # -- what it is -----------------------------------------------------------------------------------------------
+
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return self.passport.key
+
+    @property
+    def uid(self) -> str:
+        """The incarnation registered now; empty before the first registration."""
+        return self._engine.uid if self._engine is not None else ""
+
+    @property
+    def state(self) -> str:
+        """`offline` before the start and after the end, else what the registry is told."""
+        return self._presence.state if self._presence is not None else "offline"
+
+    @property
+    def active_tasks(self) -> int:
+        """How many commands are in hand."""
+        return self._engine.hands.active if self._engine is not None else 0
+
+    def set_condition(
+        self, type: str, status: Literal["True", "False", "Unknown"], reason: str = "", message: str = ""
+    ) -> None:
+        """Show a condition in the node's status, as Kubernetes does. Any thread.
+
+        Args:
+            type: its name, CamelCase.
+            status: whether it holds.
+            reason: one CamelCase word for programs.
+            message: a sentence for people.
+        """
+        presence = self._need_presence()
+        presence.hop.post(presence.set_condition, type, status, reason, message)
+
+    async def update(
+        self, *, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
+    ) -> None:
+        """Change labels or annotations of the registered passport while it serves.
+
+        Args:
+            labels: all labels from now on; None leaves them.
+            annotations: all annotations from now on; None leaves them.
+        """
+        presence = self._need_presence()
+        assert self._io is not None  # noqa: S101 - follows from having a presence
+        self.passport = await self._io.submit(presence.update(labels=labels, annotations=annotations))
+
+    def _need_presence(self) -> Presence:
+        if self._presence is None:
+            raise NodeError(f"{self.key} is not running: start it with run() or `async with node:`")
+        return self._presence
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Register and begin to serve; the handlers run on this loop.
+
+        Raises:
+            NodeError: handlers and passport contradict each other, or it runs already.
+            NameConflictError: a live process holds the name.
+            StoreError: the registry cannot be reached or written.
+            BusUnavailableError: the bus cannot be reached, or another process serves the queue.
+        """
+        if self._io is not None:
+            raise NodeError(f"{self.key} runs already")
+        handlers = self._bind_all()
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        self._failure = None
+        user_hop = Hop(self._loop)
+        self._user_hop = user_hop
+        self._io = LoopThread(f"roster-io-{self.passport.name}").start()
+        io_hop = Hop(self._io.loop)
+        self._io_hop = io_hop
+        try:
+            await asyncio.wait_for(self._io.submit(self._start_io(handlers, io_hop)), START_DEADLINE)
+        except BaseException:
+            io, self._io = self._io, None
+            with contextlib.suppress(RosterError, TimeoutError):
+                await asyncio.wait_for(io.submit(self._close_io()), 10)
+            io.stop()
+            self._engine = self._presence = None
+            raise
+        logger.info("%s is ready, uid %s", self.key, self.uid)
+
+    async def _start_io(self, handlers: dict[str, Handler], io_hop: Hop) -> None:
+        presence = Presence(
+            self.passport,
+            registry_url=self._registry_url,
+            bus_url=self._bus_url,
+            ttl=self._ttl,
+            takeover=self._takeover,
+            hop=io_hop,
+            pulse=self._pulse,
+            lost=self._on_lost,
+            fatal=self._on_fatal,
+        )
+        engine = Engine(
+            key=self.key,
+            capacity=self.passport.max_concurrent_tasks,
+            handlers=handlers,
+            run=self._run_batch,
+            stop_running=self._stop_running,
+            changed=presence.changed,
+            control=self._on_control,
+            bus_hop=io_hop,
+        )
+        self._engine, self._presence = engine, presence
+        await presence.start(engine)
+        self.passport = presence.passport
+
+    async def stop(self, grace: float | None = None) -> bool:
+        """Leave in good order: take no new work, hand back what waits, finish what runs, deregister.
+
+        Args:
+            grace: seconds for the running work; without it the node's own. What still runs then is cancelled.
+
+        Returns:
+            Whether everything in hand was finished in time.
+        """
+        if self._io is None:
+            return True
+        io, self._io = self._io, None
+        assert self._presence is not None  # noqa: S101 - set together with the I/O thread
+        try:
+            finished = await io.submit(self._presence.leave(self.grace if grace is None else grace))
+        finally:
+            try:
+                await io.submit(self._close_io())
+            finally:
+                for task in list(self._tasks):
+                    task.cancel()
+                if self._tasks:
+                    await asyncio.wait(self._tasks, timeout=1.0)
+                await asyncio.to_thread(io.stop)
+                self._presence = self._engine = None
+        logger.info("%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace")
+        return finished
+
+    async def _close_io(self) -> None:
+        if self._presence is not None:
+            await self._presence.close()
+
+    async def __aenter__(self) -> Node:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def serve(self) -> bool:
+        """Start, serve until `shutdown` is called or asked for, and leave in good order; return whether all was finished.
+
+        Raises:
+            NameConflictError: another process took the name over.
+        """
+        await self.start()
+        assert self._stopping is not None  # noqa: S101 - start() made it
+        try:
+            await self._stopping.wait()
+        finally:
+            finished = await self.stop()
+        if self._failure is not None:
+            raise self._failure
+        return finished
+
+    def shutdown(self) -> None:
+        """Have `serve` or `run` end in good order. Any thread, also from a signal handler."""
+        if self._loop is not None and self._stopping is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then leave in good order. A second signal ends the process at once.
+
+        Raises:
+            SystemExit: with 1 when running work had to be cancelled at the end of its grace.
+        """
+        if not asyncio.run(self._run()):
+            raise SystemExit(1)
+
+    async def _run(self) -> bool:
+        loop = asyncio.get_running_loop()
+        asked = False
+
+        def on_signal(number: int) -> None:
+            nonlocal asked
+            if asked:
+                os._exit(128 + number)
+            asked = True
+            logger.info("%s: signal %d, leaving", self.key, number)
+            stopping.set()
+
+        stopping = asyncio.Event()
+        # Before the start: a SIGTERM during it must still end in good order.
+        for number in (signals.SIGTERM, signals.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        serving = asyncio.ensure_future(self.serve())
+        asking = asyncio.ensure_future(stopping.wait())
+        try:
+            await asyncio.wait({serving, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not serving.done():
+                if self._stopping is not None and self._presence is not None and self._presence.started:
+                    self._stopping.set()
+                else:
+                    serving.cancel()
+            try:
+                return await serving
+            except asyncio.CancelledError:
+                return True
+        finally:
+            asking.cancel()
+
+    # -- running handlers -----------------------------------------------------------------------------------------
+
+    def _run_batch(self, batch: list[Work]) -> None:
+        """Have commands run: async functions on the user's loop, others on threads. I/O loop."""
+        for work in batch:
+            if work.handler.is_async:
+                self._user_hop.post(self._begin, work)
+            else:
+                self._threads.submit(lambda work=work: self._call(work), lambda value, error, work=work: self._ended(work, value, error))
+
+    def _begin(self, work: Work) -> None:
+        if work.stage is not Stage.RUNNING:  # taken back on the way
+            return
+        assert self._loop is not None  # noqa: S101 - this runs on it
+        task = self._loop.create_task(self._handle(work))
+        work.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _enter(self, work: Work) -> None:
+        deadline = work.context.deadline
+        current_command.set(Handling(node=self.key, message=work.message, deadline=deadline))
+        enter(work.context)
+
+    async def _handle(self, work: Work) -> None:
+        self._enter(work)
+        handler = work.handler
+        try:
+            value = await handler.function(**handler.arguments(work.context.params, work.context))
+            value = handler.result(value)
+        except asyncio.CancelledError as raised:
+            self._ended(work, None, raised)
+            raise
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # noqa: BLE001 - whatever a handler raises is its caller's to hear
+            self._ended(work, None, raised)
+        else:
+            self._ended(work, value, None)
+
+    def _call(self, work: Work) -> Any:
+        self._enter(work)
+        handler = work.handler
+        work.context.check()
+        return handler.result(handler.function(**handler.arguments(work.context.params, work.context)))
+
+    def _ended(self, work: Work, value: Any, raised: BaseException | None) -> None:
+        """Bring the end of a handler to the I/O loop. Any thread."""
+        engine = self._engine
+        if engine is None or work.stage is Stage.DONE:
+            return
+        try:
+            if raised is None:
+                answer = Message.result_for(work.message, value, source=engine.source)
+            else:
+                answer = Message.error_for(work.message, error_of(raised, work.handler, self.key), source=engine.source)
+        except CallError as error:
+            answer = Message.error_for(work.message, error, source=engine.source)
+        self._io_hop.post(engine.finish, work, answer)
+
+    def _stop_running(self, work: Work, why: str) -> None:
+        """Stop a handler: cancel its task, or tell its thread, which looks when it calls `check`. I/O loop."""
+        work.context.cancel(why)
+        if work.handler.is_async:
+            self._user_hop.post(self._cancel_task, work)
+
+    @staticmethod
+    def _cancel_task(work: Work) -> None:
+        if work.task is not None:
+            work.task.cancel()
+
+    # -- signals --------------------------------------------------------------------------------------------------
+
+    def _pulse(self, answered: Callable[[float], None]) -> None:
+        """Ask the user's loop for a sign of life: `answered(when asked)` is called on the I/O loop. I/O loop."""
+        asked = boottime()
+        self._user_hop.post(lambda: self._io_hop.post(answered, asked))
+
+    def _on_lost(self, why: str) -> None:
+        """The lease is gone: others may have our work. I/O loop."""
+        engine = self._engine
+        if engine is not None:
+            for work in engine.hands.everything():
+                engine.give_back(work, f"{self.key} lost its registration: {why}")
+
+    def _on_fatal(self, error: BaseException) -> None:
+        """Somebody else has the name: end. I/O loop."""
+        self._failure = error
+        logger.error("%s: %s", self.key, error)
+        self.shutdown()
+
+    def _on_control(self, delivery: Delivery) -> bool:
+        """Serve a control signal; return False if it is unknown. I/O loop."""
+        engine = self._engine
+        data = delivery.message.data
+        name = str(data.get("signal"))
+        if engine is None:
+            return False
+        if name in ("pause", "drain"):
+            engine.close_for(name, "is paused" if name == "pause" else "is draining")
+            engine.hand_back_waiting()
+        elif name in ("resume", "undrain"):
+            for reason in ("pause", "drain", "stop") if name == "resume" else ("drain",):
+                engine.open_for(reason)
+        elif name == "stop":
+            engine.close_for("stop", "was told to stop")
+            for work in engine.hands.everything():
+                engine.give_back(work, f"{self.key} was told to stop")
+        elif name == "shutdown":
+            engine.close_for("leaving", "is leaving")
+            self.shutdown()
+        elif (function := self._signals.get(name)) is not None:
+            self._user_hop.post(self._run_signal, function, dict(data), delivery)
+            return True
+        else:
+            return False
+        logger.info("%s: signal %s", self.key, name)
+        engine.confirm(delivery, {"node": self.key, "signal": name, "active_tasks": engine.hands.active, "reasons": list(engine.reasons)})
+        return True
+
+    def _run_signal(self, function: Signal, data: dict[str, Any], delivery: Delivery) -> None:
+        async def serve() -> None:
+            engine = self._engine
+            if engine is None:
+                return
+            try:
+                result = function(data)
+                if isinstance(result, Awaitable):
+                    result = await result
+                self._io_hop.post(engine.confirm, delivery, result if isinstance(result, dict) else {"node": self.key})
+            except Exception as raised:  # noqa: BLE001 - whatever it raises is the sender's to hear
+                self._io_hop.post(engine.deny, delivery, f"{type(raised).__name__}: {raised}", Code.UNKNOWN)
+
+        task = asyncio.ensure_future(serve())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+_OWN_SIGNALS = frozenset({"ping", "pause", "resume", "drain", "undrain", "stop", "shutdown"})
+
+__all__ = ["Context", "Node"]

@@ -1,0 +1,225 @@
+"""A node's presence in the registry and on the bus: how it comes, what it says of itself, how it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from roster._clock import boottime
+from roster._loops import Hop
+from roster.bus import open_bus
+from roster.bus.base import Bus
+from roster.errors import BusUnavailableError, RosterError
+from roster.node.engine import Engine
+from roster.passport import NodePassport
+from roster.registry import Registration, Registry
+
+logger = logging.getLogger("roster.node")
+
+# A change of load is told at once, several within this time together: the registration limits what is written.
+_GATHER = 0.02
+_LOOK = 5.0
+_BLOCKED = 1.0
+_TAKEOVER_WAIT = 15.0
+
+
+class Presence:
+    """Lives on the I/O loop, between the engine and the registry."""
+
+    def __init__(
+        self,
+        passport: NodePassport,
+        *,
+        registry_url: str | None,
+        bus_url: str | None,
+        ttl: float | None,
+        takeover: bool,
+        hop: Hop,
+        pulse: Callable[[Callable[[float], None]], None],
+        lost: Callable[[str], None],
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.passport = passport
+        self.hop = hop
+        self.started = False
+        self._registry_url = registry_url
+        self._bus_url = bus_url
+        self._ttl = ttl
+        self._takeover = takeover
+        self._pulse = pulse
+        self._lost = lost
+        self._fatal = fatal
+        self._registry: Registry | None = None
+        self._bus: Bus | None = None
+        self._registration: Registration | None = None
+        self._engine: Engine | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._telling: asyncio.TimerHandle | None = None
+        self._pulse_asked = 0.0
+        self._pulse_answered = 0.0
+
+    @property
+    def state(self) -> str:
+        """What the registry is told: `starting`, `ready`, `busy` or `draining`."""
+        engine = self._engine
+        if engine is None or "starting" in engine.reasons:
+            return "starting"
+        if engine.reasons:
+            return "draining"
+        return "busy" if engine.hands.active >= engine.hands.capacity else "ready"
+
+    async def start(self, engine: Engine) -> None:
+        """Register, serve the queue, then say `ready`: whoever finds the node can reach it."""
+        self._engine = engine
+        self._bus = open_bus(self._bus_url)
+        self._registry = await Registry.connect(self._registry_url)
+        self._registration = await self._registry.register(
+            self.passport,
+            ttl=self._ttl,
+            takeover=self._takeover,
+            state="starting",
+            on_lost=self._on_lost,
+            on_registered=self._on_registered,
+            on_fatal=self._fatal,
+        )
+        engine.uid = self._registration.uid
+        self.passport = self._registration.passport
+        await self._bus.__aenter__()
+        await self._serve(engine)
+        engine.open_for("starting")
+        self._tell()
+        await self._registration.flush()
+        self.started = True
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _serve(self, engine: Engine) -> None:
+        assert self._bus is not None  # noqa: S101 - start() opened it
+        bindings = [f"ctl.{self.passport.name}.#", f"ctl.{self.passport.namespace}/{self.passport.name}.#", "ctl.all.#"]
+        if self.passport.mindbus_routing_key:
+            bindings.append(self.passport.mindbus_routing_key)
+        until = boottime() + (_TAKEOVER_WAIT if self._takeover else 0.0)
+        while True:
+            try:
+                await engine.serve(self._bus, self.passport.mindbus_queue, bindings)
+                return
+            except BusUnavailableError:
+                # After a takeover the old process leaves its queue as soon as it learns of it.
+                if boottime() >= until:
+                    raise
+                await asyncio.sleep(0.1)
+
+    def _on_lost(self, why: str) -> None:
+        assert self._engine is not None  # noqa: S101 - there is no registration without it
+        self._engine.close_for("lost", f"lost its registration: {why}")
+        self._lost(why)
+
+    def _on_registered(self, uid: str) -> None:
+        if self._engine is not None:
+            self._engine.uid = uid
+            self._engine.open_for("lost")
+            self.changed()
+
+    # -- telling --------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """The load or the readiness has changed: tell the registry soon. Cheap, called twice a command."""
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_GATHER, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        engine, registration = self._engine, self._registration
+        if engine is not None and registration is not None:
+            registration.report(engine.hands.active, engine.hands.capacity, state=self.state, seq=engine.seq)
+
+    def set_condition(
+        self, type: str, status: Literal["True", "False", "Unknown"], reason: str = "", message: str = ""
+    ) -> None:
+        """Show a condition in the node's status."""
+        if self._registration is not None:
+            self._registration.set_condition(type, status, reason, message)
+
+    async def update(
+        self, *, labels: Mapping[str, str] | None, annotations: Mapping[str, str] | None
+    ) -> NodePassport:
+        """Change the registered passport and return it."""
+        assert self._registration is not None  # noqa: S101 - Node checks
+        await self._registration.update(labels=labels, annotations=annotations)
+        self.passport = self._registration.passport
+        return self.passport
+
+    # -- looking after itself -------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Notice a user's loop that is blocked, and a queue that is gone."""
+        assert self._engine is not None  # noqa: S101 - start() set it
+        while True:
+            # Often while work is in hand, seldom while idle: two hundred idle agents must cost next to nothing.
+            await asyncio.sleep(_BLOCKED / 2 if self._engine.hands.running else _LOOK)
+            self._look_at_loop(self._engine)
+            self._look_at_queue(self._engine)
+
+    def _look_at_loop(self, engine: Engine) -> None:
+        now = boottime()
+        if self._pulse_answered >= self._pulse_asked:
+            self._pulse_asked = now
+            self._pulse(self._on_pulse)
+        elif now - self._pulse_asked >= _BLOCKED and "blocked" not in engine.reasons:
+            engine.close_for("blocked", "does not respond: a handler blocks its event loop")
+            self.set_condition("Responsive", "False", "EventLoopBlocked", "a handler blocks the event loop")
+            logger.warning("%s: a handler blocks the event loop; no new work is taken meanwhile", engine.key)
+
+    def _on_pulse(self, asked: float) -> None:
+        self._pulse_answered = asked
+        if self._engine is not None and "blocked" in self._engine.reasons:
+            self._engine.open_for("blocked")
+            self.set_condition("Responsive", "True")
+
+    def _look_at_queue(self, engine: Engine) -> None:
+        if not engine.healthy and "deaf" not in engine.reasons:
+            engine.close_for("deaf", "cannot be reached: its queue on the bus is gone")
+            self.set_condition("Reachable", "False", "QueueLost", "the queue on the bus is gone")
+            logger.error("%s: its queue %s is gone; not ready until it is restored", engine.key, self.passport.mindbus_queue)
+        elif engine.healthy and "deaf" in engine.reasons:
+            engine.open_for("deaf")
+            self.set_condition("Reachable", "True")
+
+    # -- leaving --------------------------------------------------------------------------------------------------
+
+    async def leave(self, grace: float) -> bool:
+        """Say `draining`, hand back what waits, let what runs finish; return whether all did in time."""
+        engine = self._engine
+        if engine is None:
+            return True
+        engine.close_for("leaving", "is leaving")
+        self._tell()
+        engine.hand_back_waiting()
+        try:
+            await asyncio.wait_for(engine.wait_idle(), max(0.0, grace))
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Deregister and close everything that `start` opened. Safe to call at any point of it."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self._telling is not None:
+            self._telling.cancel()
+        # The registration first: nobody should find a node whose queue is gone.
+        if self._registration is not None:
+            registration, self._registration = self._registration, None
+            try:
+                await registration.deregister()
+            except RosterError as error:
+                logger.warning("%s could not deregister, its lease will run out: %s", self.passport.key, error)
+        if self._engine is not None:
+            await self._engine.close()
+        if self._bus is not None:
+            bus, self._bus = self._bus, None
+            await bus.close()
+        if self._registry is not None:
+            registry, self._registry = self._registry, None
+            await registry.close()

@@ -1,0 +1,461 @@
+"""`Orchestrator`: finds who can, routes, sends, waits, and fails over, so that an answer always comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from roster._clock import boottime
+from roster.bus import open_bus
+from roster.bus.base import Bus
+from roster.bus.context import current_command
+from roster.errors import Attempt, CallError, ConfigError, PassedOver
+from roster.orchestrator.budget import RetryBudget
+from roster.orchestrator.call import Call, Query
+from roster.orchestrator.contracts import Contracts
+from roster.orchestrator.suspects import Suspects
+from roster.orchestrator.waiting import WaitingRoom
+from roster.passport import Selector, VersionRange
+from roster.registry import NodeEvent, NodeRecord, Registry
+from roster.routing import Router
+
+logger = logging.getLogger("roster.orchestrator")
+
+DEFAULT_TIMEOUT = 30.0
+SYNC_DEADLINE = 30.0
+_STREAM_KEPT = 1000
+
+SelectorLike = Selector | str | Mapping[str, Any] | None
+OnBusy = Literal["wait", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What one node answered to `call_all`.
+
+    Attributes:
+        node: `namespace/name`.
+        result: its result, None when it failed.
+        error: why it failed, None when it did not.
+    """
+
+    node: str
+    result: Any = None
+    error: CallError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallAnswer:
+    """A result, and how it came about.
+
+    Attributes:
+        result: what the node returned.
+        node: `namespace/name` of the node that did it.
+        attempts: every try, oldest first; the last one brought the result.
+        duration: seconds from the call to the result.
+    """
+
+    result: Any
+    node: str
+    attempts: tuple[Attempt, ...]
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """What `stream` yields: `progress` events, then one `result`.
+
+    Attributes:
+        type: `progress` or `result`.
+        node: `namespace/name` of the node it comes from; after a failover it is another.
+        data: the event's data, or the result.
+    """
+
+    type: Literal["progress", "result"]
+    node: str
+    data: Any
+
+
+class Orchestrator:
+    """The caller's side. Made by `Orchestrator.connect`; it belongs to the loop that opened it.
+
+    Example:
+        >>> async with Orchestrator.connect() as orchestrator:
+        ...     result = await orchestrator.call("write_article", {"topic": "bees"}, timeout=30)
+    """
+
+    def __init__(self, registry: Registry, bus: Bus, *, strategy: str = "least_loaded") -> None:
+        self.registry = registry
+        self.bus = bus
+        self.rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self.router = Router(strategy=strategy, rng=self.rng)
+        self.budget = RetryBudget()
+        self.contracts = Contracts()
+        self.waiting = WaitingRoom()
+        self.suspects = Suspects(self.router)
+        self.source = f"/orchestrator/{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self._nodes: dict[str, NodeRecord] = {}
+        self._ready = False
+        self._starting = asyncio.Lock()
+        self._remove_listener: Callable[[], None] | None = None
+        self._closed = False
+
+    @staticmethod
+    def connect(
+        registry_url: str | None = None, bus_url: str | None = None, *, strategy: str = "least_loaded"
+    ) -> Connecting:
+        """Open registry and bus.
+
+        Args:
+            registry_url: without it `ROSTER_REGISTRY`, else the user's SQLite file.
+            bus_url: without it `ROSTER_BUS`, else the user's local bus.
+            strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
+
+        Returns:
+            An object for `async with`; awaiting it gives an orchestrator that is closed with `close`.
+
+        Raises:
+            ConfigError: a URL or the strategy is wrong.
+        """
+        return Connecting(registry_url, bus_url, strategy)
+
+    # -- calling --------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        capability: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        selector: SelectorLike = None,
+        version: VersionRange | str | None = None,
+        namespace: str | None = None,
+        strategy: str | None = None,
+        sticky_key: str | None = None,
+        priority: int = 0,
+        attempt_timeout: float | None = None,
+        on_busy: OnBusy = "wait",
+        on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
+    ) -> Any:
+        """Have one node do it and return its result.
+
+        Args:
+            capability: what is to be done.
+            params: its input, a JSON object; held against the capability's input schema before anything is sent.
+            timeout: seconds for everything, waiting for room and further tries included.
+            selector: only nodes whose labels (or fields) match.
+            version: only nodes whose capability has a version in this range, such as `>=1.2,<2`.
+            namespace: only nodes of this namespace; None for all.
+            strategy: another strategy than the orchestrator's own.
+            sticky_key: for `sticky`: calls with one key meet one node, as long as it is there and has room.
+            priority: 0 to 9; among commands that wait, higher goes first.
+            attempt_timeout: seconds for one try; without it the capability's own `timeout`, else all that is left.
+            on_busy: `wait` for room up to the deadline, or `fail` at once.
+            on_progress: called on this loop with the node and the data of each progress event.
+
+        Raises:
+            NoCapableNodesError: nobody can do it; says of each node that has the capability why it was passed over.
+            AllNodesBusyError: those who can had no room.
+            InvalidParamsError: the params contradict the input schema.
+            CallTimeoutError: the deadline passed.
+            RemoteError: the handler raised.
+            CallError: any other end; every one carries `outcome` and `attempts`.
+
+        Example:
+            >>> await orchestrator.call("write_article", {"topic": "bees"}, selector="role=writer", timeout=10)
+        """
+        answer = await self.ask(
+            capability,
+            params,
+            timeout=timeout,
+            selector=selector,
+            version=version,
+            namespace=namespace,
+            strategy=strategy,
+            sticky_key=sticky_key,
+            priority=priority,
+            attempt_timeout=attempt_timeout,
+            on_busy=on_busy,
+            on_progress=on_progress,
+        )
+        return answer.result
+
+    async def ask(self, capability: str, params: Mapping[str, Any] | None = None, **options: Any) -> CallAnswer:
+        """Do as `call` does, and return who did it and which tries it took. `options` are those of `call`."""
+        call = await self._prepare(capability, params, **options)
+        result = await call.run()
+        return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
+
+    async def _prepare(
+        self,
+        capability: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        selector: SelectorLike = None,
+        version: VersionRange | str | None = None,
+        namespace: str | None = None,
+        strategy: str | None = None,
+        sticky_key: str | None = None,
+        priority: int = 0,
+        attempt_timeout: float | None = None,
+        on_busy: OnBusy = "wait",
+        on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
+    ) -> Call:
+        query = _query(capability, selector, version, namespace, strategy, sticky_key)
+        if not 0 <= priority <= 9:
+            raise ConfigError(f"priority is 0 to 9, not {priority}")
+        deadline = self._deadline(timeout)
+        if not self._ready:
+            await self._start()
+        return Call(
+            self, query, params if params is not None else {}, deadline, attempt_timeout, priority, on_busy, on_progress
+        )
+
+    async def call_all(
+        self,
+        capability: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        selector: SelectorLike = None,
+        version: VersionRange | str | None = None,
+        namespace: str | None = None,
+        priority: int = 0,
+    ) -> list[NodeAnswer]:
+        """Have every node do it that can (scatter), and return what each answered (gather), in order of name.
+
+        A node that fails does not hurt the others: its answer carries the error. There is no failover here, each node is
+        asked once.
+
+        Raises:
+            NoCapableNodesError: nobody can do it.
+        """
+        if not self._ready:
+            await self._start()
+        nodes = await self.registry.find_by_capability(
+            capability, selector=selector, version=version, namespace=namespace
+        )
+        if not nodes:
+            # The router words the refusal, with its table.
+            await self.pick(capability, selector=selector, version=version, namespace=namespace)
+
+        async def one(node: NodeRecord) -> NodeAnswer:
+            call = await self._prepare(
+                capability,
+                params,
+                timeout=timeout,
+                selector=selector,
+                version=version,
+                namespace=namespace,
+                priority=priority,
+            )
+            try:
+                return NodeAnswer(node.key, result=await call.once(node))
+            except CallError as error:
+                return NodeAnswer(node.key, error=error)
+
+        return list(await asyncio.gather(*(one(node) for node in sorted(nodes, key=lambda node: node.key))))
+
+    async def stream(
+        self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncIterator[StreamEvent]:
+        """Call, and yield the progress events as they come, then one event of type `result`.
+
+        Leaving the loop early takes the command back. `options` are those of `call`.
+
+        Example:
+            >>> async for event in orchestrator.stream("write_article", {"topic": "bees"}):
+            ...     print(event.type, event.data)
+        """
+        # None ends it. A slow reader loses the oldest progress, never memory.
+        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue()
+
+        def progress(node: NodeRecord, data: Mapping[str, Any]) -> None:
+            if events.qsize() >= _STREAM_KEPT:
+                events.get_nowait()
+            events.put_nowait(StreamEvent("progress", node.key, dict(data)))
+
+        call = await self._prepare(capability, params, on_progress=progress, **options)
+        task = asyncio.ensure_future(call.run())
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            result = await task
+            yield StreamEvent("result", call.attempts[-1].node, result)
+        finally:
+            task.cancel()
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    async def pick(
+        self,
+        capability: str,
+        *,
+        selector: SelectorLike = None,
+        version: VersionRange | str | None = None,
+        namespace: str | None = None,
+        strategy: str | None = None,
+        sticky_key: str | None = None,
+    ) -> NodeRecord:
+        """Return the node that a call would go to now. Nothing is sent, nothing is counted.
+
+        Raises:
+            NoCapableNodesError: nobody can do it.
+            AllNodesBusyError: those who can have no room.
+        """
+        if not self._ready:
+            await self._start()
+        query = _query(capability, selector, version, namespace, strategy, sticky_key)
+        return self.router.pick(
+            query.capability,
+            version=query.version,
+            selector=query.selector,
+            namespace=query.namespace,
+            strategy=query.strategy,
+            sticky_key=query.sticky_key,
+        )
+
+    async def explain(
+        self,
+        capability: str,
+        *,
+        selector: SelectorLike = None,
+        version: VersionRange | str | None = None,
+        namespace: str | None = None,
+    ) -> list[PassedOver]:
+        """Return every node that has the capability, with exactly one reason each why it would be chosen or not."""
+        if not self._ready:
+            await self._start()
+        query = _query(capability, selector, version, namespace, None, None)
+        return self.router.explain(
+            query.capability, version=query.version, selector=query.selector, namespace=query.namespace
+        )
+
+    def node(self, key: str) -> NodeRecord | None:
+        """Return a node from the local copy by `namespace/name`."""
+        return self._nodes.get(key)
+
+    def room(self, node: NodeRecord) -> None:
+        """A node may have room: wake a call that waits for one of its capabilities."""
+        for capability in node.capabilities:
+            self.waiting.wake(capability)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Fetch the local copy of the registry now rather than at the first call.
+
+        Raises:
+            StoreError: the registry cannot be read.
+        """
+        await self._start()
+
+    async def _start(self) -> None:
+        if self._closed:
+            raise ConfigError("this orchestrator is closed")
+        async with self._starting:
+            if self._ready:
+                return
+            await asyncio.wait_for(self.registry.synced(), SYNC_DEADLINE)
+            self._remove_listener = self.registry.informer.add_listener(self._on_event)
+            self._ready = True
+
+    def _on_event(self, event: NodeEvent) -> None:
+        """Keep the router's picture: called by the informer, in order, for each change."""
+        record = event.record
+        key = f"{event.namespace}/{event.name}"
+        if event.type == "removed" or record is None:
+            self._nodes.pop(key, None)
+            self.suspects.forget(key)
+            self.router.remove(key)
+            return
+        self._nodes[key] = record
+        self.suspects.seen(key, record.uid)
+        self.router.update(record)
+        if record.state in ("ready", "busy"):
+            for capability in record.capabilities:
+                self.waiting.wake(capability, record.capacity)
+
+    def _deadline(self, timeout: float) -> float:
+        """Return the deadline: never later than that of the command being handled here."""
+        deadline = boottime() + timeout
+        handling = current_command.get()
+        if handling is not None and handling.deadline is not None:
+            return min(deadline, handling.deadline)
+        return deadline
+
+    async def close(self) -> None:
+        """Close bus and registry; calls that are still open fail."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._remove_listener is not None:
+            self._remove_listener()
+        self.suspects.close()
+        try:
+            await self.bus.close()
+        finally:
+            await self.registry.close()
+
+    async def __aenter__(self) -> Orchestrator:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+class Connecting:
+    """An orchestrator on its way: `async with` it, or await it."""
+
+    def __init__(self, registry_url: str | None, bus_url: str | None, strategy: str) -> None:
+        self._registry_url = registry_url
+        self._bus_url = bus_url
+        self._strategy = strategy
+        self._opened: Orchestrator | None = None
+
+    async def _open(self) -> Orchestrator:
+        registry = await Registry.connect(self._registry_url)
+        try:
+            bus = open_bus(self._bus_url)
+            await bus.__aenter__()
+        except BaseException:
+            await registry.close()
+            raise
+        return Orchestrator(registry, bus, strategy=self._strategy)
+
+    def __await__(self) -> Generator[Any, None, Orchestrator]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Orchestrator:
+        self._opened = await self._open()
+        return self._opened
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._opened is not None:
+            await self._opened.close()
+
+
+def _query(
+    capability: str,
+    selector: SelectorLike,
+    version: VersionRange | str | None,
+    namespace: str | None,
+    strategy: str | None,
+    sticky_key: str | None,
+) -> Query:
+    return Query(
+        capability,
+        VersionRange.parse(version) if isinstance(version, str) else version,
+        Selector.parse(selector) if selector is not None and not isinstance(selector, Selector) else selector,
+        namespace,
+        strategy,
+        sticky_key,
+    )
