@@ -78,8 +78,8 @@ class Random:
 class RoundRobin:
     """The next in order of arrival after the one chosen last, full ones stepped over.
 
-    The first is drawn by chance. Nodes that come and go do not disturb the turn of the others. One choice costs
-    the run of full nodes it steps over.
+    The first is drawn by chance. Nodes that come and go do not disturb the turn of the others. One choice
+    costs the run of full nodes it steps over.
     """
 
     def __init__(self) -> None:
