@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roster.bus.base import Bus, Consumer, Delivery, Exchange, Subscription
+from roster.bus.local import LocalBus
 from roster.bus.memory import MemoryBus
 from roster.bus.message import MAX_MESSAGE_BYTES, Kind, Load, Message, error_from
 from roster.bus.url import parse_url
@@ -33,4 +34,6 @@ def open_bus(url: str | None = None) -> Bus:
         ConfigError: the URL cannot be read, or names an engine that is not there.
     """
     where = parse_url(url)
+    if where.directory is not None:
+        return LocalBus(where.directory)
     return MemoryBus(where.name)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
+from roster.bus.guard import call_handler
 from roster.bus.message import MAX_MESSAGE_BYTES, Message
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
 from roster.errors import BusUnavailableError, DeliveryError, MessageError, Outcome
@@ -51,16 +52,6 @@ def _forget_hubs() -> None:
 
 # The loops that serve in the parent do not run in a forked child.
 os.register_at_fork(after_in_child=_forget_hubs)
-
-
-def call_handler(what: str, handler: Callable[..., None], *args: Any) -> bool:
-    """Call the user's code; what it raises is logged and ends nothing. Return whether it went well."""
-    try:
-        handler(*args)
-    except Exception:  # one bad handler must not end the messages of everybody else
-        log.exception("the handler of %s raised", what)
-        return False
-    return True
 
 
 class MemoryExchange:
@@ -302,17 +293,17 @@ class MemoryBus:
 
     def _post(self, call: Callable[..., None], *args: Any) -> bool:
         """Have this bus's loop call something, in order; one wake-up for all that gathers. Any thread."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            return False
         with self._mail_lock:
             self._mail.append((call, args))
             if self._scheduled:
                 return True
             self._scheduled = True
-        loop = self._loop
-        if loop is None:
-            return False
         try:
             loop.call_soon_threadsafe(self._read_mail)
-        except RuntimeError:  # its loop was closed under it: nobody is there any more
+        except RuntimeError:  # its loop was closed meanwhile: nobody is there any more
             with self._mail_lock:
                 self._mail.clear()
                 self._scheduled = False
