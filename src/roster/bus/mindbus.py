@@ -1,0 +1,316 @@
+"""MindBus: the bus for people who send commands by hand, without an orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from typing import Any
+
+from roster._clock import boottime
+from roster.bus.base import Bus, Exchange, Subscription
+from roster.bus.engines import open_bus
+from roster.bus.message import Kind, Message, error_from
+from roster.errors import CallCancelledError, CallTimeoutError, MessageError
+
+DEFAULT_TIMEOUT = 60.0
+CONTROL_TIMEOUT = 5.0
+MAX_PROGRESS = 1024
+MAX_EVENTS = 10_000
+
+
+class Answer:
+    """The answer that will come to a command. Made by `MindBus.send_command`."""
+
+    def __init__(self, action: str, timeout: float | None) -> None:
+        self._action = action
+        self._timeout = timeout
+        self._began = boottime()
+        self._exchange: Exchange | None = None
+        self._progress: deque[Message] = deque(maxlen=MAX_PROGRESS)
+        self._news = asyncio.Event()
+
+    @property
+    def started(self) -> bool:
+        """Whether the node has said that the work began."""
+        return self._sent.started
+
+    @property
+    def _sent(self) -> Exchange:
+        if self._exchange is None:
+            raise MessageError("this answer belongs to no command: send one with MindBus.send_command")
+        return self._exchange
+
+    def _bind(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        exchange.answer.add_done_callback(lambda _: self._news.set())
+
+    def _event(self, message: Message) -> None:
+        self._progress.append(message)
+        self._news.set()
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Return the result.
+
+        Args:
+            timeout: seconds from now. None: what is left of the command's own timeout, else 60.
+
+        Raises:
+            CallTimeoutError: none came in time; the node was told to stop.
+            CallCancelledError: it was taken back with `cancel`.
+            DeliveryError: the node died or refused; `outcome` tells whether it may have run.
+            RemoteError: the handler raised.
+            CallError: any other reason the node gave.
+        """
+        exchange = self._sent
+        if timeout is None:
+            if self._timeout is None:
+                timeout = DEFAULT_TIMEOUT
+            else:
+                timeout = max(0.0, self._began + self._timeout - boottime())
+        # Not wait_for: somebody else may wait for the same answer.
+        await asyncio.wait([exchange.answer], timeout=timeout)
+        if not exchange.answer.done():
+            exchange.cancel()
+            raise CallTimeoutError(
+                f"no answer to {self._action!r} from {exchange.queue!r} within {timeout:g} s;"
+                " the work was cancelled"
+            )
+        if exchange.answer.cancelled():
+            raise CallCancelledError(f"the command {self._action!r} to {exchange.queue!r} was taken back")
+        return _value(exchange.answer.result())
+
+    def cancel(self) -> None:
+        """Take the command back: the node stops the work, started or not."""
+        self._sent.cancel()
+
+    async def progress(self) -> AsyncIterator[Message]:
+        """Yield the progress events as they come until the answer is there; of a flood, the newest 1 024."""
+        exchange = self._sent
+        while True:
+            while self._progress:
+                yield self._progress.popleft()
+            if exchange.answer.done():
+                return
+            self._news.clear()
+            await self._news.wait()
+
+
+def _value(message: Message) -> Any:
+    if message.kind is Kind.ERROR:
+        raise error_from(message)
+    if message.kind is not Kind.RESULT:
+        raise MessageError(f"the answer is a message of type {message.kind}, not a result or an error")
+    return message.data["result"]
+
+
+class Events:
+    """Published messages as they come: `async for message in mindbus.subscribe("evt.#")`.
+
+    As `async with mindbus.subscribe(...) as events` it listens from then on and stops at the end of the
+    block. Whoever reads too slowly loses the oldest; `dropped` counts them.
+    """
+
+    def __init__(self, mindbus: MindBus, patterns: tuple[str, ...]) -> None:
+        self._mindbus = mindbus
+        self._patterns = patterns
+        self._subscription: Subscription | None = None
+        self._messages: deque[Message] = deque()
+        self._news = asyncio.Event()
+        self._dropped = 0
+        self._closed = False
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were lost because nobody read them in time."""
+        return self._dropped + (self._subscription.dropped if self._subscription is not None else 0)
+
+    async def __aenter__(self) -> Events:
+        if self._subscription is None:
+            self._subscription = await self._mindbus.bus.subscribe(self._patterns, self._arrived)
+            self._mindbus._listening.add(self)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening; what has arrived can still be read."""
+        self._closed = True
+        self._mindbus._listening.discard(self)
+        self._news.set()
+        if self._subscription is not None:
+            await self._subscription.close()
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Message:
+        if not self._closed:
+            await self.__aenter__()
+        while not self._messages:
+            if self._closed:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._messages.popleft()
+
+    def _arrived(self, key: str, message: Message) -> None:
+        if len(self._messages) >= MAX_EVENTS:
+            self._messages.popleft()
+            self._dropped += 1
+        self._messages.append(message)
+        self._news.set()
+
+
+class MindBus:
+    """A client of the bus.
+
+    Example:
+        async with MindBus.connect() as mindbus:
+            params = {"topic": "bees"}
+            answer = await mindbus.send_command(queue="agent.writer.001", action="write_article",
+            params=params) print(await answer.result(timeout=10))
+    """
+
+    def __init__(self, bus: Bus, *, source: str = "") -> None:
+        self.bus = bus
+        self._source = source
+        self._listening: set[Events] = set()
+
+    @classmethod
+    def connect(cls, url: str | None = None, *, source: str = "") -> MindBus:
+        """Return a client for a bus URL; None takes the environment. Use it with `async with`, or await it.
+
+        Args:
+            url: as for `roster.bus.open_bus`.
+            source: who sends, as URI-reference such as `/ai-team/editor-001`.
+
+        Raises:
+            ConfigError: the URL cannot be read.
+        """
+        return cls(open_bus(url), source=source)
+
+    @property
+    def url(self) -> str:
+        """The bus's URL without secrets."""
+        return self.bus.url
+
+    async def _open(self) -> MindBus:
+        await self.bus.__aenter__()
+        return self
+
+    def __await__(self) -> Generator[Any, None, MindBus]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> MindBus:
+        return await self._open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the client: answers still awaited raise `DeliveryError`, subscriptions end."""
+        for events in list(self._listening):
+            await events.close()
+        await self.bus.close()
+
+    async def send_command(
+        self,
+        queue: str,
+        action: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        uid: str | None = None,
+    ) -> Answer:
+        """Hand a command to a node's queue; return the answer to come.
+
+        Args:
+            queue: the node's `mindbus_queue`.
+            action: the capability.
+            params: its input, JSON.
+            timeout: seconds after which the node stops the work by itself.
+            priority: 0 to 9, higher first.
+            idempotency_key: the same key again brings the same answer, without doing the work twice.
+            uid: the incarnation of the node that is meant; another refuses.
+
+        Raises:
+            BusUnavailableError: nobody consumes the queue; nothing was sent.
+            MessageError: the params cannot be said in JSON, or are over the limit.
+        """
+        answer = Answer(action, timeout)
+        command = Message.command(
+            action,
+            params,
+            source=self._source,
+            timeout=timeout,
+            priority=priority,
+            key=idempotency_key or "",
+            uid=uid or "",
+        )
+        answer._bind(await self.bus.send(queue, command, on_progress=answer._event))
+        return answer
+
+    async def send_control(
+        self,
+        queue: str,
+        signal: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = CONTROL_TIMEOUT,
+        uid: str | None = None,
+    ) -> Any:
+        """Send a signal to one node and return what it replies.
+
+        Args:
+            queue: the node's `mindbus_queue`.
+            signal: `stop`, `pause`, `resume`, `shutdown`, `config`, or another that the node knows.
+            data: what goes with it.
+            timeout: seconds to wait for the reply.
+            uid: the incarnation of the node that is meant.
+
+        Raises:
+            BusUnavailableError: nobody consumes the queue.
+            CallTimeoutError: no reply in time.
+            CallError: the node refused.
+        """
+        message = Message.control(signal, data, source=self._source, timeout=timeout, uid=uid or "")
+        answer = Answer(signal, timeout)
+        answer._bind(await self.bus.send(queue, message))
+        return await answer.result(timeout)
+
+    async def publish_event(self, topic: str, type: str, data: Mapping[str, Any] | None = None) -> int:
+        """Publish an event as `evt.{topic}.{type}`; return how many places it was handed to."""
+        message = Message.event(f"{topic}.{type}", data, source=self._source)
+        return await self.bus.publish(f"evt.{topic}.{type}", message)
+
+    async def publish_control(
+        self,
+        target: str,
+        scope: str,
+        signal: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        on_reply: Callable[[Message], None] | None = None,
+    ) -> int:
+        """Publish a signal as `ctl.{target}.{scope}`; return how many places it was handed to.
+
+        Args:
+            target: whom it concerns, such as a node's name or `all`.
+            scope: the scope, such as a namespace.
+            signal: as for `send_control`.
+            data: what goes with it.
+            on_reply: called with each answer.
+        """
+        message = Message.control(signal, data, source=self._source)
+        return await self.bus.publish(f"ctl.{target}.{scope}", message, on_reply=on_reply)
+
+    def subscribe(self, *patterns: str) -> Events:
+        """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
+        return Events(self, patterns)
+
+
+__all__ = ["Answer", "Events", "MindBus"]
