@@ -1,0 +1,27 @@
+"""WHO is here: passports over a store, kept alive by leases, copied to whoever looks."""
+
+from __future__ import annotations
+
+from roster.registry.events import EventType, NodeEvent
+from roster.registry.holder import Holder
+from roster.registry.informer import Informer
+from roster.registry.record import NodeRecord
+from roster.registry.registration import Registration
+from roster.registry.registry import CapabilitySummary, Connecting, Registry
+from roster.registry.status import Condition, NodeStatus
+from roster.registry.watching import EventWatch
+
+__all__ = [
+    "CapabilitySummary",
+    "Condition",
+    "Connecting",
+    "EventType",
+    "EventWatch",
+    "Holder",
+    "Informer",
+    "NodeEvent",
+    "NodeRecord",
+    "NodeStatus",
+    "Registration",
+    "Registry",
+]

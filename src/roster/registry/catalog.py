@@ -1,0 +1,503 @@
+"""The copy itself: takes what the store says, decides each node's state, and says what changed. No I/O."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from roster._clock import boottime
+from roster.errors import DocumentError
+from roster.passport import NodePassport
+from roster.registry.events import EventType, NodeEvent
+from roster.registry.facts import Facts, Sharing, read_facts
+from roster.registry.index import Index
+from roster.registry.keys import NODES, STATUS, split
+from roster.registry.record import NodeRecord
+from roster.registry.status import HEALTHY_STATES, LIVE_STATES, NodeStatus
+from roster.store.base import Change, Entry
+
+logger = logging.getLogger("roster.registry")
+
+FOUNDING_TIMEOUT = 60.0  # the founding document's `age < 60 s`, by our own clock
+# More nodes than this share and than this number vanish within a TTL: suspect the store, not them.
+MASS_SHARE = 0.15
+MASS_COUNT = 2
+MAX_GRACE = 300.0  # whatever TTL a status claims
+_CHUNK = 500
+
+_STATE_EVENTS: Mapping[str, EventType] = {
+    "ready": "ready",
+    "busy": "busy",
+    "draining": "draining",
+    "unknown": "unknown",
+    "offline": "offline",
+}
+
+
+class _Node:
+    """What the store has of one node, and the record made of it."""
+
+    __slots__ = ("aged", "facts", "ghost", "record", "status", "status_revision")
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.status: bytes | None = None
+        self.status_revision = 0
+        self.record: NodeRecord | None = None
+        self.aged = False  # founding-style without a lease, and unchanged for too long
+        self.ghost = False  # gone with a store that was wiped or restored; kept as `unknown` for a while
+
+
+@dataclass(slots=True)
+class Staging:
+    """A listing on its way in."""
+
+    facts: dict[str, Facts] = field(default_factory=dict)
+    statuses: dict[str, tuple[bytes, int]] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+
+class Catalog:
+    """Every node that the store has, with indexes.
+
+    It belongs to one event loop; lookups are dictionary look-ups.
+
+    Args:
+        now: the clock that decides, `CLOCK_BOOTTIME` seconds.
+        thaw_grace: hold nodes that vanish after an outage, or many at once, as `unknown` for one TTL
+            (DESIGN rule: an etcd frozen for longer than the TTL revokes leases the moment it thaws, though
+            their holders kept them).
+        fresh: tells for how many seconds the copy has not been confirmed; 0 while it is live.
+    """
+
+    def __init__(
+        self,
+        *,
+        now: Callable[[], float] = boottime,
+        thaw_grace: bool = True,
+        founding_timeout: float = FOUNDING_TIMEOUT,
+        fresh: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.index = Index()
+        self.revision = 0
+        self.quarantined: dict[str, str] = {}
+        self._now = now
+        self._thaw_grace = thaw_grace
+        self._founding_timeout = founding_timeout
+        self._fresh = fresh
+        self._sharing = Sharing()
+        self._nodes: dict[str, _Node] = {}
+        self._orphans: dict[str, tuple[bytes, int]] = {}  # statuses that came before their passports
+        self._live = 0
+        self._due: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        self._vanished: dict[str, tuple[float, float]] = {}  # key -> when, its TTL
+        self._outage_end = float("-inf")
+
+    # -- from the store ----------------------------------------------------------------------------
+
+    def apply(self, changes: Iterable[Change], revision: int) -> list[NodeEvent]:
+        """Take the changes of a watch, in order; return one event for each change of a node.
+
+        Changes of one revision count as one: a passport and its status arrive together. A node that
+        vanishes and is back within the batch never was away.
+        """
+        events: list[NodeEvent] = []
+        vanished: set[str] = set()
+        touched: dict[str, None] = {}
+        current = 0
+        for change in changes:
+            if change.revision != current:
+                self._settle(touched, events, vanished)
+                touched = {}
+                current = change.revision
+                self.revision = max(self.revision, current)
+            key = self._take(change, events)
+            if key is not None:
+                touched[key] = None
+        self._settle(touched, events, vanished)
+        self.revision = max(self.revision, revision)
+        self._judge(vanished, events)
+        return events
+
+    def stage(self, entries: Iterable[Entry], staging: Staging) -> None:
+        """Take part of a listing; nothing changes before `swap`."""
+        for entry in entries:
+            if entry.key.startswith(NODES):
+                identity = split(entry.key, NODES)
+                known = self._nodes.get(str(identity)) if identity else None
+                if (
+                    known is not None
+                    and known.facts.revision == entry.mod_revision
+                    and known.facts.raw == entry.value
+                ):
+                    staging.facts[str(identity)] = known.facts
+                    continue
+                try:
+                    facts = read_facts(entry, self._sharing)
+                except DocumentError as error:
+                    staging.quarantined[entry.key] = _reason(error)
+                else:
+                    staging.facts[str(facts.identity)] = facts
+            elif entry.key.startswith(STATUS):
+                identity = split(entry.key, STATUS)
+                if identity is None:
+                    staging.quarantined[entry.key] = _BAD_STATUS_KEY
+                else:
+                    staging.statuses[str(identity)] = (entry.value, entry.mod_revision)
+
+    def swap(self, staging: Staging, revision: int, *, rebuilt: bool = False) -> Iterator[list[NodeEvent]]:
+        """Make the copy what the listing says; yield the differences as events, some hundred nodes at a time.
+
+        Args:
+            rebuilt: the store is another one, or an older state of it: what is missing was not taken away
+                by its owner, so it stays as `unknown` for one TTL, to register again.
+        """
+        events: list[NodeEvent] = []
+        vanished: set[str] = set()
+        for path in [path for path in self.quarantined if path not in staging.quarantined]:
+            del self.quarantined[path]
+        for path, reason in staging.quarantined.items():
+            self._quarantine(path, reason)
+        self.revision = revision
+        self._orphans = {key: status for key, status in staging.statuses.items() if key not in staging.facts}
+        for key in [key for key in self._nodes if key not in staging.facts]:
+            node = self._nodes[key]
+            if (
+                rebuilt
+                and node.record is not None
+                and node.record.state in LIVE_STATES | {"unknown"}
+                and node.facts.uid
+            ):
+                node.ghost = True
+                node.status = None
+                vanished.add(key)
+            else:
+                self._remove(key, events)
+        for number, (key, facts) in enumerate(staging.facts.items()):
+            raw, status_revision = staging.statuses.get(key, (None, 0))
+            known = self._nodes.get(key)
+            if known is not None and known.facts is facts and known.status == raw and not known.ghost:
+                known.status_revision = status_revision
+                continue
+            if known is None:
+                known = self._nodes[key] = _Node(facts)
+            known.ghost = False
+            known.facts = facts
+            known.status = raw
+            known.status_revision = status_revision
+            self._touch_clock(key, known)
+            self._refresh(key, known, events, vanished)
+            if number % _CHUNK == _CHUNK - 1:
+                yield events
+                events = []
+        self._judge(vanished, events)
+        yield events
+
+    def _take(self, change: Change, events: list[NodeEvent]) -> str | None:
+        """Take one change in; return the key of the node that it concerns."""
+        if change.key.startswith(NODES):
+            return self._take_passport(change, events)
+        if change.key.startswith(STATUS):
+            return self._take_status(change)
+        return None  # something else of the same team; not ours to read
+
+    def _take_passport(self, change: Change, events: list[NodeEvent]) -> str | None:
+        identity = split(change.key, NODES)
+        key = str(identity) if identity else ""
+        node = self._nodes.get(key)
+        if change.value is None:
+            self.quarantined.pop(change.key, None)
+            if node is not None:
+                self._remove(key, events)
+            return None
+        entry = Entry(change.key, change.value, change.create_revision, change.revision, change.lease)
+        try:
+            facts = read_facts(entry, self._sharing)
+        except DocumentError as error:
+            self._quarantine(change.key, _reason(error))
+            if node is not None:
+                self._remove(key, events)
+            return None
+        self.quarantined.pop(change.key, None)
+        if node is None:
+            node = self._nodes[key] = _Node(facts)
+            if key in self._orphans:
+                node.status, node.status_revision = self._orphans.pop(key)
+        node.facts = facts
+        node.ghost = False
+        self._touch_clock(key, node)
+        return key
+
+    def _take_status(self, change: Change) -> str | None:
+        identity = split(change.key, STATUS)
+        if identity is None:
+            if change.value is None:
+                self.quarantined.pop(change.key, None)
+            else:
+                self._quarantine(change.key, _BAD_STATUS_KEY)
+            return None
+        key = str(identity)
+        node = self._nodes.get(key)
+        if node is None:
+            # On engines whose transactions arrive in pieces a status may come first. It waits for its
+            # passport.
+            if change.value is None:
+                self._orphans.pop(key, None)
+            else:
+                self._orphans[key] = (change.value, change.revision)
+            return None
+        node.status = change.value
+        node.status_revision = change.revision
+        if change.value is None:
+            self.quarantined.pop(change.key, None)
+        return key
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def _settle(self, touched: Iterable[str], events: list[NodeEvent], vanished: set[str]) -> None:
+        for key in touched:
+            node = self._nodes.get(key)
+            if node is not None:
+                self._refresh(key, node, events, vanished)
+
+    def _refresh(self, key: str, node: _Node, events: list[NodeEvent], vanished: set[str]) -> None:
+        """Work the record out anew. One that was live and has lost its lease is only noted: see `_judge`."""
+        facts = node.facts
+        status = self._status_of(key, node)
+        if not facts.uid:
+            state = "offline" if node.aged else facts.state
+        elif status is not None:
+            state = status.state
+        elif node.record is not None and node.record.state in LIVE_STATES:
+            vanished.add(key)
+            return
+        else:
+            state = node.record.state if node.record is not None and key in self._due else "offline"
+        if status is not None or not facts.uid:
+            vanished.discard(key)
+            self._vanished.pop(key, None)
+            if facts.uid:
+                self._due.pop(key, None)
+        self._make(key, node, state, status, events)
+
+    def _status_of(self, key: str, node: _Node) -> NodeStatus | None:
+        """Return the status if it can be read and belongs to the passport's incarnation."""
+        if node.status is None or not node.facts.uid:
+            return None
+        path = STATUS + key
+        try:
+            status = NodeStatus.decode(node.status, path)
+        except DocumentError as error:
+            self._quarantine(path, _reason(error))
+            return None
+        self.quarantined.pop(path, None)
+        return status if status.uid == node.facts.uid else None
+
+    def _make(
+        self, key: str, node: _Node, state: str, status: NodeStatus | None, events: list[NodeEvent]
+    ) -> None:
+        facts, old = node.facts, node.record
+        if facts.cordoned is not None and state in ("starting", "ready", "busy"):
+            state = "draining"
+        capabilities = facts.capabilities
+        if status is not None and status.withdrawn:
+            gone = set(status.withdrawn)
+            capabilities = self._sharing.share(
+                tuple(item for item in capabilities.items() if item[0] not in gone)
+            )
+        raw = node.status if status is not None else None
+        if raw is None and old is not None and old.uid == facts.uid:
+            raw = old._status_raw
+            status = old.status
+        record = NodeRecord(
+            facts,
+            old.key if old is not None else key,
+            state=state,
+            capabilities=capabilities,
+            status=status,
+            status_raw=raw,
+            revision=max(facts.revision, node.status_revision),
+            home=self,
+        )
+        node.record = record
+        self.index.add(record)
+        self._live += (state in LIVE_STATES) - (old is not None and old.state in LIVE_STATES)
+        kind = _kind_of_change(old, record)
+        if kind is not None:
+            events.append(self._event(kind, record))
+
+    def _judge(self, vanished: set[str], events: list[NodeEvent]) -> None:
+        """Decide about nodes whose lease ended: `offline`, or `unknown` while the store itself is suspect."""
+        if not vanished:
+            return
+        now = self._now()
+        graced = set()
+        for key in vanished:
+            ttl = self._ttl_of(self._nodes[key])
+            self._vanished[key] = (now, ttl)
+            if now <= self._outage_end + ttl:
+                graced.add(key)
+        for key, (when, ttl) in list(self._vanished.items()):
+            if now > when + ttl:
+                del self._vanished[key]
+        # The nodes that have vanished still count as live here: their records are not made yet, except the
+        # earlier ones.
+        known = self._live + sum(1 for key in self._vanished if key not in vanished)
+        if len(self._vanished) > MASS_COUNT and len(self._vanished) > MASS_SHARE * known:
+            graced = set(self._vanished)
+        if not self._thaw_grace:
+            graced = set()
+        if graced:
+            logger.warning(
+                "%d of %d nodes lost their leases at once or after an outage of the store: "
+                "unknown for one TTL, not offline",
+                len(graced),
+                known,
+            )
+        for key in vanished | graced:
+            node = self._nodes.get(key)
+            if node is None:
+                continue
+            if key in graced:
+                self._set_due(key, now + self._ttl_of(node))
+                self._make(key, node, "unknown", None, events)
+            elif node.ghost:
+                self._remove(key, events)
+            else:
+                self._make(key, node, "offline", None, events)
+
+    def _ttl_of(self, node: _Node) -> float:
+        status = node.record.status if node.record is not None else None
+        return min(status.ttl, MAX_GRACE) if status is not None else 30.0
+
+    # -- clocks ------------------------------------------------------------------------------------
+
+    @property
+    def next_due(self) -> float | None:
+        """When `tick` has something to do next, in seconds of the clock."""
+        while self._heap:
+            when, key = self._heap[0]
+            due = self._due.get(key)
+            if due == when:
+                return when
+            heapq.heappop(self._heap)
+            if due is not None and due > when:
+                heapq.heappush(self._heap, (due, key))
+        return None
+
+    def tick(self) -> list[NodeEvent]:
+        """Let what has run out run out; return the changes. Not to be called while the store is away."""
+        events: list[NodeEvent] = []
+        now = self._now()
+        while (due := self.next_due) is not None and due <= now:
+            _, key = heapq.heappop(self._heap)
+            del self._due[key]
+            node = self._nodes.get(key)
+            if node is None:
+                continue
+            if not node.facts.uid:
+                node.aged = True
+                self._refresh(key, node, events, set())
+            elif node.ghost:
+                self._remove(key, events)
+            else:
+                self._make(key, node, "offline", None, events)
+        return events
+
+    def restart_clocks(self) -> None:
+        """Begin every ageing anew: we stood still, or could not see."""
+        now = self._now()
+        for key in self._due:
+            node = self._nodes[key]
+            self._due[key] = now + (self._ttl_of(node) if node.facts.uid else self._founding_timeout)
+
+    def outage_over(self) -> None:
+        """Say that the store is back: whoever vanishes within a TTL from now is suspected of nothing."""
+        self._outage_end = self._now()
+        self.restart_clocks()
+
+    def _touch_clock(self, key: str, node: _Node) -> None:
+        """A founding-style document without a lease has just changed, or was just seen for the first time."""
+        if node.facts.uid or node.facts.lease is not None:
+            if node.aged or not node.facts.uid:
+                self._due.pop(key, None)
+            node.aged = False
+            return
+        node.aged = False
+        self._set_due(key, self._now() + self._founding_timeout)
+
+    def _set_due(self, key: str, when: float) -> None:
+        known = key in self._due
+        self._due[key] = when
+        if not known:
+            heapq.heappush(self._heap, (when, key))
+
+    # -- small things ------------------------------------------------------------------------------
+
+    def confirmed_at(self, record: NodeRecord) -> str | None:
+        """Return the wall time up to which a live record is known to be true; None if it is superseded."""
+        if record.state not in LIVE_STATES or self.index.by_key.get(record.key) is not record:
+            return None
+        then = datetime.now(UTC) - timedelta(seconds=self._fresh())
+        return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    @property
+    def healthy(self) -> int:
+        """How many nodes are ready or busy. Counted when asked."""
+        return sum(1 for record in self.index.by_key.values() if record.state in HEALTHY_STATES)
+
+    def _remove(self, key: str, events: list[NodeEvent]) -> None:
+        node = self._nodes.pop(key)
+        self._due.pop(key, None)
+        self._vanished.pop(key, None)
+        if node.status is not None:
+            self._orphans[key] = (node.status, node.status_revision)
+        record = node.record
+        if record is not None:
+            self.index.remove(record)
+            self._live -= record.state in LIVE_STATES
+            events.append(self._event("removed", record))
+
+    def _event(self, kind: EventType, record: NodeRecord) -> NodeEvent:
+        return NodeEvent(kind, record.namespace, record.name, record, self.revision)
+
+    def _quarantine(self, path: str, reason: str) -> None:
+        if self.quarantined.get(path) != reason:
+            self.quarantined[path] = reason
+            logger.warning("quarantined %r: %s", path, reason)
+
+
+_BAD_STATUS_KEY = "the key is not /ai-team/status/NAMESPACE/NAME of two DNS-1123 labels"
+
+
+def _reason(error: DocumentError) -> str:
+    return "; ".join(
+        f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in error.faults
+    )
+
+
+def _kind_of_change(old: NodeRecord | None, new: NodeRecord) -> EventType | None:
+    if old is None:
+        return "added"
+    if old.state != new.state:
+        return _STATE_EVENTS.get(new.state, "modified")
+    before, after = old._facts, new._facts
+    if old._status_raw != new._status_raw and old.status != new.status:
+        return "modified"
+    if before is after:
+        return None
+    if (before.uid, before.generation, before.cordoned) != (after.uid, after.generation, after.cordoned):
+        return "modified"
+    if after.uid:
+        return None  # its `status` section was refreshed; the content has the same generation
+    return "modified" if _content(before) != _content(after) else None
+
+
+def _content(facts: Facts) -> dict[str, object]:
+    content = NodePassport.from_stored(facts.raw).to_dict()
+    content["status"] = facts.active_tasks
+    return content

@@ -1,0 +1,46 @@
+"""The two keys that a node has in the store, made and read."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+ROOT = "/ai-team/"
+NODES = "/ai-team/nodes/"
+STATUS = "/ai-team/status/"
+
+# DNS-1123 label, as Kubernetes asks of names. `\Z`, not `$`: `$` would let a trailing newline through.
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+
+
+class NodeKey(NamedTuple):
+    """A node's identity as its key spells it."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def is_label(text: object) -> bool:
+    """Return whether `text` may be a node's name or namespace: a DNS-1123 label, at most 63 characters."""
+    return isinstance(text, str) and _LABEL.match(text) is not None
+
+
+def split(path: str, prefix: str) -> NodeKey | None:
+    """Return the identity that a key under `prefix` spells, or None if it spells none."""
+    namespace, slash, name = path[len(prefix) :].partition("/")
+    if slash and _LABEL.match(namespace) and _LABEL.match(name):
+        return NodeKey(namespace, name)
+    return None
+
+
+def node_key(namespace: str, name: str) -> str:
+    """Return the key of a passport. The founding document's: it never changes."""
+    return f"{NODES}{namespace}/{name}"
+
+
+def status_key(namespace: str, name: str) -> str:
+    """Return the key of the small status document, bound to the node's lease."""
+    return f"{STATUS}{namespace}/{name}"

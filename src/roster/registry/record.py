@@ -1,0 +1,251 @@
+"""One node as lookups return it: a small snapshot, and a read-only view of its whole document when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from roster._clock import utc_now
+from roster.passport import NodePassport, Selector
+from roster.registry.keys import status_key
+from roster.registry.status import HEALTHY_STATES, NodeStatus
+
+if TYPE_CHECKING:
+    from roster.registry.catalog import Catalog
+    from roster.registry.facts import Facts
+
+
+@lru_cache(
+    maxsize=256
+)  # 13 KB a passport: at most 4 MB, and a loop over the same few nodes decodes each once
+def _passport(raw: bytes) -> NodePassport:
+    return NodePassport.from_stored(raw)
+
+
+class NodeRecord(Mapping[str, Any]):
+    """A node at one moment. It never changes: a change of the node makes another record.
+
+    It is also a read-only Mapping over the passport's document with the live status merged in, so that the
+    founding document's lines run on it: `record["spec"]["communication"]["mindbus_queue"]`,
+    `record.get("status")`. The passport is decoded from the stored bytes when it is asked for.
+
+    Attributes:
+        key: `namespace/name`.
+        namespace: of the node.
+        name: of the node.
+        uid: its incarnation; empty for a founding-style node.
+        state: `starting`, `ready`, `busy`, `draining`, `unknown` (perhaps alive: a candidate of last
+            resort) or `offline`.
+        active_tasks: commands that it ran when it last said.
+        capacity: how many it may run at once.
+        seq: number of that report; meaningful within one uid.
+        labels: read-only, shared between nodes with equal ones.
+        capabilities: what it offers now, name -> version (the node's own version where the capability names
+            none).
+        mindbus_queue: where its commands go.
+        revision: the newest store revision that this record shows.
+    """
+
+    __slots__ = (
+        "_facts",
+        "_home",
+        "_status_raw",
+        "active_tasks",
+        "capabilities",
+        "capacity",
+        "key",
+        "labels",
+        "mindbus_queue",
+        "name",
+        "namespace",
+        "revision",
+        "seq",
+        "state",
+        "uid",
+    )
+
+    def __init__(
+        self,
+        facts: Facts,
+        key: str,
+        *,
+        state: str,
+        capabilities: Mapping[str, str | None],
+        status: NodeStatus | None,
+        status_raw: bytes | None,
+        revision: int,
+        home: Catalog | None = None,
+    ) -> None:
+        self._facts = facts
+        self._home = home
+        self._status_raw = status_raw
+        self.key = key
+        self.namespace = facts.identity.namespace
+        self.name = facts.identity.name
+        self.uid = facts.uid
+        self.state = state
+        self.active_tasks = facts.active_tasks if status is None else status.active_tasks
+        self.capacity = facts.capacity if status is None else status.capacity
+        self.seq = 0 if status is None else status.seq
+        self.labels: Mapping[str, str] = facts.labels
+        self.capabilities = capabilities
+        self.mindbus_queue = facts.queue
+        self.revision = revision
+
+    # -- what is asked now and then ----------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it is `ready` or `busy`."""
+        return self.state in HEALTHY_STATES
+
+    @property
+    def founding(self) -> bool:
+        """Whether its passport was written as the founding document does, by no registry of ours."""
+        return not self.uid
+
+    @property
+    def cordoned(self) -> bool:
+        """Whether `Registry.drain` has marked it: it gets no new work, whatever it says of itself."""
+        return self._facts.cordoned is not None
+
+    @property
+    def type(self) -> str:
+        """`spec.type`: agent, orchestrator, component, service, or another word."""
+        return self._facts.type
+
+    @property
+    def version(self) -> str | None:
+        """`spec.version`."""
+        return self._facts.version
+
+    @property
+    def generation(self) -> int:
+        """How often the content of its passport has changed."""
+        return self._facts.generation
+
+    @property
+    def raw(self) -> bytes:
+        """The passport as stored."""
+        return self._facts.raw
+
+    @property
+    def lease(self) -> str | None:
+        """The lease that the stored passport is bound to, None if it is bound to none."""
+        return self._facts.lease
+
+    @property
+    def passport_revision(self) -> int:
+        """The store's revision that wrote the passport last."""
+        return self._facts.revision
+
+    @property
+    def passport(self) -> NodePassport:
+        """The whole passport."""
+        return _passport(self._facts.raw)
+
+    @property
+    def status(self) -> NodeStatus | None:
+        """What it last said of itself under this uid; None if that is not known (offline since before we looked)."""
+        if self._status_raw is None:
+            return None
+        return NodeStatus.decode(self._status_raw, status_key(self.namespace, self.name))
+
+    @property
+    def registered_at(self) -> str | None:
+        """When this incarnation registered, RFC 3339 UTC, by its own clock: for people."""
+        status = self.status
+        return (status.registered_at if status else "") or self._said("registered_at")
+
+    @property
+    def last_seen(self) -> str | None:
+        """When it was last known to live, RFC 3339 UTC: for people, never to decide by.
+
+        A live node is known to live as long as the copy is fresh; of any other it is what it last wrote.
+        """
+        if self._home is not None and (confirmed := self._home.confirmed_at(self)):
+            return confirmed
+        return self.last_written
+
+    @property
+    def last_written(self) -> str | None:
+        """When it last wrote its status, RFC 3339 UTC, by its own clock: for people."""
+        status = self.status
+        return (status.updated_at if status else "") or self._said("last_heartbeat")
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since it registered, by wall clocks: for people."""
+        return seconds_since(self.registered_at)
+
+    def matches(self, selector: Selector | str) -> bool:
+        """Return whether a selector chooses this node.
+
+        Args:
+            selector: `role=writer,tier in (a,b)`, or a `Selector`; field paths see the document with the
+                live status.
+
+        Raises:
+            SelectorError: it cannot be read.
+        """
+        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
+        return wanted.matches(self.labels, self)
+
+    # -- a Mapping over the document ---------------------------------------------------------------
+
+    def document(self) -> dict[str, Any]:
+        """Return the passport's document with the live status merged in, as plain values of your own."""
+        document = self.passport.to_dict()
+        said = document.get("status")
+        merged: dict[str, Any] = dict(said) if isinstance(said, dict) else {}
+        merged["state"] = self.state
+        merged["active_tasks"] = self.active_tasks
+        status = self.status
+        if status is not None:
+            if status.conditions:
+                merged["conditions"] = [condition.to_dict() for condition in status.conditions]
+            if status.registered_at:
+                merged["registered_at"] = status.registered_at
+        if seen := self.last_seen:
+            merged["last_heartbeat"] = seen
+        document["status"] = merged
+        return document
+
+    def __getitem__(self, field: str) -> Any:
+        return self.document()[field]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.document())
+
+    def __len__(self) -> int:
+        return len(self.document())
+
+    # Two snapshots are equal when they are the same one: comparing documents would decode both, and pools
+    # hash records.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self) >> 4
+
+    def __repr__(self) -> str:
+        return f"<NodeRecord {self.key} {self.state} {self.active_tasks}/{self.capacity} uid={self.uid!r}>"
+
+    def _said(self, field: str) -> str | None:
+        value = (self.passport.get("status") or {}).get(field)
+        return value if isinstance(value, str) else None
+
+
+def seconds_since(text: str | None) -> float | None:
+    """Return wall-clock seconds since an RFC 3339 time, None if there is none or it cannot be read."""
+    if not text:
+        return None
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return max(0.0, (datetime.fromisoformat(utc_now()) - then).total_seconds())

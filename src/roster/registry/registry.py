@@ -1,0 +1,562 @@
+"""Passports over a store: register, find, watch, and what the command line does to nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from roster._clock import boottime, utc_now
+from roster.errors import (
+    ConflictError,
+    DocumentError,
+    NodeNotFoundError,
+    RegistryError,
+    StoreError,
+    StoreUnavailableError,
+)
+from roster.passport import NodePassport, Selector, VersionRange
+from roster.registry.events import NodeEvent
+from roster.registry.facts import CORDONED
+from roster.registry.informer import Informer
+from roster.registry.keys import node_key, status_key
+from roster.registry.record import NodeRecord, seconds_since
+from roster.registry.registration import Registration
+from roster.registry.settings import DEFAULT_RETENTION, DEFAULT_TTL, PASSPORT_REFRESH, seconds
+from roster.registry.watching import EventWatch
+from roster.store import open_store
+from roster.store.base import Check, Delete, Entry, Op, Store
+
+SYNC_TIMEOUT = 15.0
+DEFAULT_NAMESPACE = "default"
+_MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CapabilitySummary:
+    """One capability over all nodes that offer it.
+
+    Attributes:
+        name: of the capability.
+        versions: how many nodes offer each version (the node's own where the capability names none; None:
+            neither has one).
+        nodes: how many nodes offer it, in whatever state.
+        healthy: how many of them are ready or busy.
+        contracts: for each version, how many nodes have each digest of input and output schema. More than
+            one digest in a version means that two nodes disagree about what the capability takes or gives.
+    """
+
+    name: str
+    versions: Mapping[str | None, int]
+    nodes: int
+    healthy: int
+    contracts: Mapping[str | None, Mapping[str, int]]
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether nodes offer one version under different contracts."""
+        return any(len(digests) > 1 for digests in self.contracts.values())
+
+
+class Registry:
+    """The registry. Made by `Registry.connect`; it belongs to the event loop that opened it.
+
+    Lookups are answered from a local copy, which the first of them brings up; afterwards they never touch
+    the store and never wait. While the store is away they go on answering, and `staleness` says how old the
+    answers are.
+
+    Example:
+        >>> async with Registry.connect("memory://team") as registry:
+        ...     async with await registry.register("writer-001.yaml"):
+        ...         nodes = await registry.find_by_capability("write_article")
+        ...         print(nodes[0].name, nodes[0].state, nodes[0].mindbus_queue)
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        thaw_grace: bool = True,
+        sync_timeout: float = SYNC_TIMEOUT,
+        now: Callable[[], float] = boottime,
+    ) -> None:
+        self.store = store
+        self.informer = Informer(store, thaw_grace=thaw_grace, now=now)
+        self._sync_timeout = sync_timeout
+        self._now = now
+        self._registrations: list[Registration] = []
+        self._watches: list[EventWatch] = []
+        self._closed = False
+
+    @staticmethod
+    def connect(
+        url: str | None = None,
+        *,
+        thaw_grace: bool = True,
+        sync_timeout: float = SYNC_TIMEOUT,
+        now: Callable[[], float] = boottime,
+    ) -> Connecting:
+        """Open the registry.
+
+        Args:
+            url: the store; without it `ROSTER_REGISTRY`, else the user's SQLite file.
+            thaw_grace: hold nodes that vanish after an outage of the store, or many at once, as `unknown`
+                for one TTL.
+            sync_timeout: seconds that the first lookup waits for the copy.
+            now: the clock that decides, `CLOCK_BOOTTIME` seconds.
+
+        Returns:
+            An object for `async with`; awaiting it gives a registry that is closed with `close`.
+
+        Raises:
+            ConfigError: the URL is wrong.
+        """
+        return Connecting(
+            lambda: Registry(open_store(url), thaw_grace=thaw_grace, sync_timeout=sync_timeout, now=now)
+        )
+
+    # -- being in it -------------------------------------------------------------------------------
+
+    async def register(
+        self,
+        passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        *,
+        ttl: float | None = None,
+        retention: float | None = None,
+        takeover: bool = False,
+        wait: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        state: str = "ready",
+        passport_refresh: float | None = None,
+    ) -> Registration:
+        """Register a node and keep it registered until `deregister`, or until this registry is closed.
+
+        Args:
+            passport: the passport, its document, or the path of its file.
+            ttl: seconds that the node stays alive after the last keep-alive; without it `ROSTER_TTL`, else
+                30.
+            retention: seconds that it stays listed as `offline` after its death; without it
+                `ROSTER_RETENTION`, else 3600.
+            takeover: replace whoever holds the name.
+            wait: at most so many seconds to wait for the lease of a holder that may be dead; 0 does not
+                wait; None waits as long as its lease may last.
+            on_wait: called with one sentence when it begins to wait.
+            state: `ready`, or `starting` if it does not take work yet.
+            passport_refresh: seconds between two refreshes of the `status` section inside the stored
+                passport, for readers that know the founding document only; it is refreshed on each change
+                of state as well. 0: that section keeps showing the moment of registration (or of the last
+                `update`). None: 30 on etcd, Consul and ZooKeeper, else 0.
+
+        Raises:
+            DocumentError: the passport is wrong.
+            ConfigError: a duration or the state is wrong.
+            NameConflictError: a live process holds the name.
+            StoreUnavailableError: the store cannot be reached.
+        """
+        self._need_open()
+        content = _load(passport)
+        ttl = seconds(ttl, "ROSTER_TTL", DEFAULT_TTL)
+        retention = seconds(retention, "ROSTER_RETENTION", DEFAULT_RETENTION)
+        if passport_refresh is None:
+            passport_refresh = PASSPORT_REFRESH.get((await self.store.info()).engine, 0.0)
+        elif passport_refresh:
+            passport_refresh = seconds(passport_refresh, "passport_refresh", 0.0)
+        registration = Registration(
+            self.store,
+            content,
+            ttl=ttl,
+            retention=retention,
+            passport_refresh=passport_refresh,
+            state=state,
+            now=self._now,
+        )
+        await registration.begin(takeover=takeover, wait=wait, on_wait=on_wait)
+        self._registrations = [one for one in self._registrations if one.state != "offline"]
+        self._registrations.append(registration)
+        return registration
+
+    # -- finding -----------------------------------------------------------------------------------
+
+    async def synced(self, timeout: float | None = None) -> None:
+        """Return when the copy is there; bring it up if nobody has.
+
+        Raises:
+            StoreUnavailableError: the store could not be read in time.
+        """
+        self._need_open()
+        if self.informer.synced.is_set():
+            return
+        await self.informer.start()
+        limit = self._sync_timeout if timeout is None else timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self.informer.synced.wait()
+        except TimeoutError:
+            why = self.informer.failure
+            raise StoreUnavailableError(
+                f"the registry {self.store.url} could not be read within {limit:g} s: {why or 'no answer'}"
+            ) from why
+
+    @property
+    def staleness(self) -> float:
+        """Seconds since the copy was last known to be good; 0.0 while live, infinite before it is there."""
+        return self.informer.staleness
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Keys whose documents cannot be read, each with the reason; known after the first lookup."""
+        return self.informer.quarantined
+
+    async def find_by_capability(
+        self,
+        name: str,
+        *,
+        version: VersionRange | str | None = None,
+        selector: Selector | str | None = None,
+        namespace: str | None = None,
+        healthy: bool | None = True,
+    ) -> list[NodeRecord]:
+        """Return the nodes that offer a capability, by default those that are ready or busy; see `find`."""
+        return await self.find(
+            capability=name, version=version, selector=selector, namespace=namespace, healthy=healthy
+        )
+
+    async def find(
+        self,
+        *,
+        capability: str | None = None,
+        selector: Selector | str | None = None,
+        type: str | None = None,
+        namespace: str | None = None,
+        healthy: bool | None = None,
+        version: VersionRange | str | None = None,
+        state: str | Iterable[str] | None = None,
+    ) -> list[NodeRecord]:
+        """Return the nodes for which every condition holds, by namespace and name.
+
+        Args:
+            capability: it offers this one now.
+            selector: `role=writer,tier in (a,b)`, or a `Selector`.
+            type: `spec.type`.
+            namespace: in this one; None: in all.
+            healthy: True: ready or busy; False: neither; None: in whatever state.
+            version: such as `>=1.2,<2`: of the capability if one is asked for (a capability without a
+                version has its node's), else of the node. A node without a version never matches.
+            state: one state, or several.
+
+        Raises:
+            SelectorError: selector or version range cannot be read.
+            StoreUnavailableError: the copy is not there yet, and the store cannot be reached.
+        """
+        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
+        span = VersionRange.parse(version) if isinstance(version, str) else version
+        states = {state} if isinstance(state, str) else None if state is None else set(state)
+        await self.synced()
+        index = self.informer.catalog.index
+        candidates: Iterable[NodeRecord]
+        if capability is not None:
+            candidates = index.by_capability(capability).values()
+        elif namespace is not None:
+            candidates = index.by_namespace(namespace).values()
+        else:
+            candidates = index.by_key.values()
+        found = []
+        for record in candidates:
+            if namespace is not None and record.namespace != namespace:
+                continue
+            if type is not None and record.type != type:
+                continue
+            if healthy is not None and record.healthy is not healthy:
+                continue
+            if states is not None and record.state not in states:
+                continue
+            if span is not None:
+                has = record.version if capability is None else record.capabilities.get(capability)
+                if has is None or not span.matches(has):
+                    continue
+            if wanted is not None and not record.matches(wanted):
+                continue
+            found.append(record)
+        found.sort(key=lambda record: (record.namespace, record.name))
+        return found
+
+    async def get(self, name: str, namespace: str | None = None) -> NodeRecord:
+        """Return one node.
+
+        Args:
+            name: its name, or `namespace/name`.
+            namespace: without it `default`.
+
+        Raises:
+            NodeNotFoundError: no such node is listed.
+        """
+        space, name = _identity(name, namespace)
+        await self.synced()
+        record = self.informer.get(f"{space}/{name}")
+        if record is None:
+            reason = self.informer.catalog.quarantined.get(node_key(space, name))
+            elsewhere = sorted(r.namespace for r in self.informer.all() if r.name == name)
+            hint = f"its document cannot be read: {reason}" if reason else ""
+            if not hint and elsewhere:
+                hint = f"there is one in the namespace {', '.join(elsewhere[:3])}"
+            raise NodeNotFoundError(f"no node {space}/{name} is registered" + (f" ({hint})" if hint else ""))
+        return record
+
+    async def capabilities(self, *, namespace: str | None = None) -> list[CapabilitySummary]:
+        """Return a summary of each capability, by name. Decodes every passport: for people."""
+        await self.synced()
+        out = []
+        for name, members in sorted(self.informer.catalog.index.capabilities.items()):
+            records = [r for r in members.values() if namespace is None or r.namespace == namespace]
+            if not records:
+                continue
+            versions: dict[str | None, int] = {}
+            contracts: dict[str | None, dict[str, int]] = {}
+            for record in records:
+                version = record.capabilities.get(name)
+                versions[version] = versions.get(version, 0) + 1
+                digests = contracts.setdefault(version, {})
+                digest = contract_digest(record, name)
+                digests[digest] = digests.get(digest, 0) + 1
+            healthy = sum(record.healthy for record in records)
+            out.append(CapabilitySummary(name, versions, len(records), healthy, contracts))
+        return out
+
+    def watch(
+        self,
+        *,
+        capability: str | None = None,
+        selector: Selector | str | None = None,
+        namespace: str | None = None,
+    ) -> EventWatch:
+        """Follow the registry: an async iterator of `NodeEvent`, usable with `async with` too.
+
+        It begins with `added` for each node there is, in whatever state, then tells each change as it
+        comes, and ends when the registry is closed. With a condition, a node that comes to match is told
+        with the event of its change (not as `added`); the event by which it stops matching is told too if
+        its type is `removed`.
+
+        Raises:
+            SelectorError: the selector cannot be read.
+        """
+        self._need_open()
+        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
+
+        def matches(event: NodeEvent) -> bool:
+            record = event.record
+            return (
+                (capability is None or capability in record.capabilities)
+                and (namespace is None or record.namespace == namespace)
+                and (wanted is None or record.matches(wanted))
+            )
+
+        watch = EventWatch(self.synced, self.informer, matches)
+        self._watches = [one for one in self._watches if not one.closed]
+        self._watches.append(watch)
+        return watch
+
+    # -- what is done to nodes from outside --------------------------------------------------------
+
+    async def drain(self, name: str, namespace: str | None = None) -> None:
+        """Cordon a node: it is shown as `draining` and gets no new work, whatever it says of itself.
+
+        The mark is the annotation `ai-team.dev/cordoned` of its stored passport. It stays until `undrain`,
+        through restarts of the node too, as long as its passport is listed. It asks nothing of the node: to
+        have it finish and leave, send it the control signal `drain` over the bus.
+
+        Raises:
+            NodeNotFoundError: no such node.
+            DocumentError: its passport cannot be read.
+        """
+        await self._mark(name, namespace, utc_now())
+
+    async def undrain(self, name: str, namespace: str | None = None) -> None:
+        """Take the cordon mark away.
+
+        Raises:
+            NodeNotFoundError: no such node.
+        """
+        await self._mark(name, namespace, None)
+
+    async def _mark(self, name: str, namespace: str | None, value: str | None) -> None:
+        space, name = _identity(name, namespace)
+        key = node_key(space, name)
+        for _ in range(_MAX_ROUNDS):
+            entry = await self._need(key, space, name)
+            passport = NodePassport.from_stored(entry.value)
+            annotations = dict(passport.annotations)
+            if (CORDONED in annotations) == (value is not None):
+                return
+            if value is None:
+                del annotations[CORDONED]
+            else:
+                annotations[CORDONED] = value
+            marked = passport.with_metadata(annotations=annotations or None).to_json()
+            try:
+                await self.store.put(key, marked, lease=entry.lease, if_revision=entry.mod_revision)
+                return
+            except ConflictError:
+                continue  # its node has just written it: read again
+        raise RegistryError(
+            f"the passport of {space}/{name} is being written all the time: find out who else writes it"
+        )
+
+    async def delete(self, name: str, namespace: str | None = None, *, force: bool = False) -> None:
+        """Remove a node from the registry.
+
+        A node that lives is not removed: its work would be thrown away, and it would register again within
+        a keep-alive.
+
+        Args:
+            force: remove it all the same.
+
+        Raises:
+            NodeNotFoundError: no such node.
+            RegistryError: it lives.
+        """
+        space, name = _identity(name, namespace)
+        key = node_key(space, name)
+        for _ in range(_MAX_ROUNDS):
+            entry = await self._need(key, space, name)
+            status = await self.store.get(status_key(space, name))
+            if status is not None and not force:
+                raise RegistryError(
+                    f"the node {space}/{name} is alive: stop it (it then leaves by itself), or delete it by force: "
+                    "it then drops its work and registers again"
+                )
+            checks = [Check(key, entry.mod_revision)]
+            ops: list[Op] = [Delete(key)]
+            if status is not None:
+                checks.append(Check(status_key(space, name), status.mod_revision))
+                ops.append(Delete(status_key(space, name)))
+            try:
+                await self.store.transact(checks, ops)
+                return
+            except ConflictError:
+                continue  # it has just changed: look again
+        raise RegistryError(
+            f"the keys of {space}/{name} are being written all the time: find out who writes them"
+        )
+
+    async def prune(self, older_than: float | None = None) -> list[str]:
+        """Remove nodes that are offline; return their keys, `namespace/name`.
+
+        Passports of dead nodes go by themselves after their retention. This is for those that do not:
+        documents that were put without a lease, and engines without long leases.
+
+        Args:
+            older_than: only those last seen at least so many seconds ago, by the wall clock as `last_seen`
+                shows it; a founding-style document without a lease, whose death takes us a minute to see,
+                counts by it too.
+        """
+        await self.synced()
+        gone = []
+        for record in self.informer.all():
+            silent = seconds_since(record.last_written)
+            if older_than is None:
+                dead = record.state == "offline"
+            else:
+                leaseless = record.founding and record.lease is None
+                old = silent is None or silent >= max(older_than, 60.0 if leaseless else 0.0)
+                dead = old and (record.state == "offline" or leaseless)
+            if not dead:
+                continue
+            try:
+                await self.store.transact(
+                    [
+                        Check(node_key(record.namespace, record.name), record.passport_revision),
+                        Check(status_key(record.namespace, record.name), 0),
+                    ],
+                    [Delete(node_key(record.namespace, record.name))],
+                )
+            except ConflictError:
+                continue  # it is back, or gone already
+            gone.append(record.key)
+        return sorted(gone)
+
+    async def _need(self, key: str, namespace: str, name: str) -> Entry:
+        self._need_open()
+        entry = await self.store.get(key)
+        if entry is None:
+            raise NodeNotFoundError(f"no node {namespace}/{name} is registered")
+        return entry
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def _need_open(self) -> None:
+        if self._closed:
+            raise RegistryError("this registry is closed: connect again")
+
+    async def close(self) -> None:
+        """Deregister what was registered here, end the watches, close the store."""
+        if self._closed:
+            return
+        self._closed = True
+        for watch in self._watches:
+            watch.close()
+        try:
+            await asyncio.gather(*(one.__aexit__() for one in self._registrations))
+            await self.informer.close()
+        finally:
+            await self.store.close()
+
+    async def __aenter__(self) -> Registry:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+class Connecting:
+    """A registry on its way: `async with` it, or await it."""
+
+    def __init__(self, make: Callable[[], Registry]) -> None:
+        self._make = make
+        self._registry: Registry | None = None
+
+    async def _open(self) -> Registry:
+        registry = self._make()
+        try:
+            await registry.store.__aenter__()
+        except StoreError:
+            await registry.store.close()
+            raise
+        return registry
+
+    def __await__(self) -> Generator[Any, None, Registry]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Registry:
+        self._registry = await self._open()
+        return self._registry
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._registry is not None:
+            await self._registry.close()
+
+
+def contract_digest(record: NodeRecord, capability: str) -> str:
+    """Return the digest of what a capability takes and gives; `unreadable` if its schemas cannot be read."""
+    declared = record.passport.capability(capability)
+    try:
+        return declared.digest if declared is not None else "unreadable"
+    except DocumentError:
+        return "unreadable"
+
+
+def _load(passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str]) -> NodePassport:
+    if isinstance(passport, NodePassport):
+        return passport
+    if isinstance(passport, Mapping):
+        return NodePassport.from_dict(dict(passport))
+    return NodePassport.load(Path(passport))
+
+
+def _identity(name: str, namespace: str | None) -> tuple[str, str]:
+    if "/" in name and namespace is None:
+        space, _, name = name.partition("/")
+        return space, name
+    return namespace or DEFAULT_NAMESPACE, name
