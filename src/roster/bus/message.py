@@ -127,7 +127,7 @@ _EXTENSION = re.compile(r"[a-z0-9]{1,32}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LOAD = re.compile(r"(\d{1,9})/(\d{1,9})/(\d{1,9})/(\d{1,18})", re.ASCII)
 _KINDS = {str(kind): kind for kind in Kind}
-_OUTCOMES = frozenset(get_args(Outcome))
+_OUTCOMES = get_args(Outcome)  # a tuple: what is looked up in it may be unhashable
 _RESERVED = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"}
     | {"correlationid", "replyto", "priority", "timeoutms", "nodeuid", "idempotencykey", "ancestors"}
