@@ -347,10 +347,9 @@ class Router:
         if self._ejected:
             self._readmit()
         pool = self._pools.pool(question)
-        if strategy is None:
-            chooser = pool.default if key is None else pool.strategy("sticky")
-        else:
-            chooser = pool.strategy(strategy)
+        if strategy is None and key is not None:
+            strategy = "sticky"
+        chooser = pool.default if strategy is None else pool.strategy(strategy)
         seat = chooser.choose(pool.first, self._rng, key, exclude)
         if seat is None:
             if pool.last.members and pool.asked(exclude) is pool.last:
