@@ -15,6 +15,7 @@ from roster.store import Store, open_store
 # An engine joins the suite by adding a function from a fresh directory to a URL of an empty store.
 STORES: dict[str, Callable[[Path], str]] = {
     "memory": lambda _: f"memory://{uuid.uuid4().hex}",
+    "sqlite": lambda directory: f"sqlite://{directory}/registry.db",
 }
 # Whoever has a server at hand names it: it must be empty under /contract/.
 NAMED = os.environ.get("ROSTER_TEST_STORE", "")

@@ -6,7 +6,6 @@ The suite runs over the fixtures of conftest.py, by URL alone.
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 

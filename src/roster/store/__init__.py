@@ -75,6 +75,10 @@ def open_store(url: str | None = None) -> Store:
         from roster.store.memory import MemoryStore
 
         return MemoryStore(parsed.name, history=history)
+    if parsed.scheme == "sqlite":
+        from roster.store.sqlite import SqliteStore
+
+        return SqliteStore(parsed.path, history=history)
     raise ConfigError(
         f"this version of Roster has no engine for {parsed.scheme}://; set ROSTER_REGISTRY to "
         "sqlite:///absolute/path or memory://NAME"
