@@ -51,9 +51,10 @@ class Hop:
             function, args = queue.popleft()
             try:
                 function(*args)
-            except Exception as error:
-                # One bad call must not take the rest of the batch with it.
-                self._loop.call_exception_handler({"message": "a call posted from another thread failed", "exception": error})
+            except Exception as error:  # noqa: BLE001 - one bad call must not take the rest of the batch with it
+                self._loop.call_exception_handler(
+                    {"message": "a call posted from another thread failed", "exception": error}
+                )
 
 
 class LoopThread:
@@ -112,7 +113,9 @@ class LoopThread:
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise RosterError(f"the thread {self._name} cannot wait for itself: call this from another thread")
+            raise RosterError(
+                f"the thread {self._name} cannot wait for itself: call this from another thread"
+            )
         future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
             return future.result(timeout)

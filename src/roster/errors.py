@@ -103,7 +103,9 @@ class DocumentError(RosterError, ValueError):
             where = self.source
             if fault.line is not None:
                 where += f":{fault.line}:{fault.column or 1}"
-            out.append(f"{where}: {fault.path}: {fault.message}" if fault.path else f"{where}: {fault.message}")
+            out.append(
+                f"{where}: {fault.path}: {fault.message}" if fault.path else f"{where}: {fault.message}"
+            )
         return out
 
 
@@ -192,16 +194,16 @@ class Attempt:
         started: seconds after the call began.
         duration: seconds that the try took.
         error: why it ended, one line; empty for the try that brought the result.
-        code: the error's code.
-        outcome: what is known of the work.
+        code: the error's code; None for the try that brought the result.
+        outcome: what is known of the work; None for the try that brought the result.
     """
 
     node: str
     started: float
     duration: float
     error: str = ""
-    code: Code = Code.UNKNOWN
-    outcome: Outcome = "unknown"
+    code: Code | None = None
+    outcome: Outcome | None = None
 
 
 class CallError(RosterError):
@@ -213,6 +215,7 @@ class CallError(RosterError):
         retryable: whether another node, or a later try, may do better.
         attempts: the tries made, oldest first.
         details: what the other side added, JSON.
+        summary: the message alone; `str()` adds the table of nodes and the tries.
     """
 
     exit_code = 6
@@ -231,6 +234,7 @@ class CallError(RosterError):
         attempts: Sequence[Attempt] = (),
     ) -> None:
         super().__init__(message)
+        self.summary = message
         if code is not None:
             self.code = code
         if outcome is not None:
@@ -246,7 +250,8 @@ class CallError(RosterError):
         if not failed:
             return text
         tries = "; ".join(
-            f"{attempt.node} at +{attempt.started:.3f}s for {attempt.duration:.3f}s: {attempt.error}" for attempt in failed
+            f"{attempt.node} at +{attempt.started:.3f}s for {attempt.duration:.3f}s: {attempt.error}"
+            for attempt in failed
         )
         return f"{text} (tried {tries})"
 
@@ -289,6 +294,7 @@ class NoCapableNodesError(CallError):
         self.capability = capability
         self.passed_over = tuple(passed_over)
         super().__init__(_with_table(message, self.passed_over), attempts=attempts)
+        self.summary = message
 
 
 class AllNodesBusyError(CallError):
@@ -317,6 +323,7 @@ class AllNodesBusyError(CallError):
         self.retry_after = retry_after
         self.passed_over = tuple(passed_over)
         super().__init__(_with_table(message, self.passed_over), attempts=attempts)
+        self.summary = message
 
 
 class InvalidParamsError(CallError, ValueError):

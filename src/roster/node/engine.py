@@ -22,8 +22,8 @@ from roster.errors import (
     RemoteError,
 )
 from roster.node.context import Context
-from roster.node.hands import Hands, Stage, Work
 from roster.node.handlers import Handler
+from roster.node.hands import Hands, Stage, Work
 
 logger = logging.getLogger("roster.node")
 
@@ -182,17 +182,24 @@ class Engine:
         action, params = message.data.get("action"), message.data.get("params", {})
         if not isinstance(action, str) or not isinstance(params, dict):
             raise MessageError(
-                "a command's data is {'action': text, 'params': object}", code=Code.INVALID_ARGUMENT, outcome="refused"
+                "a command's data is {'action': text, 'params': object}",
+                code=Code.INVALID_ARGUMENT,
+                outcome="refused",
             )
         if message.uid and message.uid != self.uid:
-            raise _refusal(f"{self.key} is another incarnation than the one this command is meant for", Code.FAILED_PRECONDITION)
+            raise _refusal(
+                f"{self.key} is another incarnation than the one this command is meant for",
+                Code.FAILED_PRECONDITION,
+            )
         if self._closed_for:
             raise _refusal(f"{self.key} {next(iter(self._closed_for.values()))}", Code.UNAVAILABLE)
         handler = self._handlers.get(action)
         if handler is None:
             known = ", ".join(sorted(self._handlers)) or "none"
             raise RemoteError(
-                f"{self.key} has no capability {action[:100]!r} (it has: {known})", code=Code.UNIMPLEMENTED, outcome="refused"
+                f"{self.key} has no capability {action[:100]!r} (it has: {known})",
+                code=Code.UNIMPLEMENTED,
+                outcome="refused",
             )
         if action in self._withdrawn:
             raise _refusal(f"{self.key} has withdrawn {action}: {self._withdrawn[action]}", Code.UNAVAILABLE)
@@ -208,7 +215,8 @@ class Engine:
         handler.check_params(params)
         if self.hands.full:
             raise _refusal(
-                f"{self.key} is full: {self.hands.active} commands in hand, {self.hands.capacity} at once", Code.RESOURCE_EXHAUSTED
+                f"{self.key} is full: {self.hands.active} commands in hand, {self.hands.capacity} at once",
+                Code.RESOURCE_EXHAUSTED,
             )
         context = Context(
             node=self.key,
@@ -261,7 +269,9 @@ class Engine:
             return
         if work.stage is Stage.RUNNING:
             self._stop_running(work, "the caller took the command back")
-        error = CallCancelledError("taken back by the caller", outcome="unknown" if work.stage is Stage.RUNNING else "refused")
+        error = CallCancelledError(
+            "taken back by the caller", outcome="unknown" if work.stage is Stage.RUNNING else "refused"
+        )
         self.finish(work, Message.error_for(work.message, error, source=self.source))
 
     def _expire(self, work: Work) -> None:
@@ -274,7 +284,7 @@ class Engine:
         error = CallTimeoutError(
             f"{self.key} had no slot for {work.message.subject} before its deadline"
             if waited
-            else f"{work.message.subject} ran past its deadline of {work.message.timeout:.3f} s on {self.key} and was stopped",
+            else f"{work.message.subject} ran past its {work.message.timeout:.3f} s on {self.key} and was stopped",
             outcome="refused" if waited else "unknown",
             retryable=True,
             details={"stopped": True},
@@ -321,11 +331,15 @@ class Engine:
                     "node": self.key,
                     "uid": self.uid,
                     "running": [work.message.id for work in self.hands.running],
-                    "waiting": [work.message.id for work in self.hands.everything() if work.stage is Stage.WAITING],
+                    "waiting": [
+                        work.message.id for work in self.hands.everything() if work.stage is Stage.WAITING
+                    ],
                 },
             )
         elif not isinstance(signal, str) or not self._control(delivery):
-            self.deny(delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED)
+            self.deny(
+                delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED
+            )
 
     def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
         """Answer a control message with what was done."""
@@ -334,7 +348,10 @@ class Engine:
     def deny(self, delivery: Delivery, text: str, code: Code) -> None:
         """Answer a control message that could not be served."""
         self._answer(
-            delivery, Message.error_for(delivery.message, RemoteError(text, code=code, outcome="refused"), source=self.source)
+            delivery,
+            Message.error_for(
+                delivery.message, RemoteError(text, code=code, outcome="refused"), source=self.source
+            ),
         )
 
 

@@ -50,7 +50,9 @@ class Handler:
         Raises:
             InvalidParamsError: a value cannot become what the function's annotation asks for.
         """
-        arguments = dict(params) if self.open else {name: params[name] for name in params if name in self.names}
+        arguments = (
+            dict(params) if self.open else {name: params[name] for name in params if name in self.names}
+        )
         for name, adapter in self.converters.items():
             if name in arguments:
                 try:
@@ -85,7 +87,9 @@ def _to_json(value: Any) -> Any:
     try:
         return to_jsonable_python(value)
     except (PydanticSerializationError, ValueError) as error:
-        raise InvalidResultError(f"a result of type {type(value).__name__} cannot be written as JSON: {error}") from error
+        raise InvalidResultError(
+            f"a result of type {type(value).__name__} cannot be written as JSON: {error}"
+        ) from error
 
 
 def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
@@ -113,9 +117,18 @@ def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
         output = _json_schema(returned, mode="serialization")
     elif output is not None and returned not in (None, Any):
         faults += _type_faults("the result", output, _json_schema(returned, mode="serialization"))
+    converters = {name: _adapter(hint) for name, (hint, _) in fields.items() if not _is_plain(hint)}
+    faults += [
+        f"the type of {name!r} is not fully defined"
+        for name, one in converters.items()
+        if not one.pydantic_complete
+    ]
     if faults:
         where = getattr(function, "__qualname__", repr(function))
-        raise NodeError(f"the handler {where} contradicts the passport's capability {capability.name}: " + "; ".join(faults))
+        raise NodeError(
+            f"the handler {where} contradicts the passport's capability {capability.name}: "
+            + "; ".join(faults)
+        )
     return Handler(
         capability=capability,
         function=function,
@@ -124,9 +137,9 @@ def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
         names=frozenset(fields),
         open=is_open,
         context_name=context_name,
-        converters={name: _adapter(hint) for name, (hint, _) in fields.items() if not _is_plain(hint)},
-        input_validator=SchemaValidator(schema) if schema is not None else None,
-        output_validator=SchemaValidator(output) if output is not None else None,
+        converters=converters,
+        input_validator=SchemaValidator.of(schema) if schema is not None else None,
+        output_validator=SchemaValidator.of(output) if output is not None else None,
     )
 
 
@@ -168,7 +181,9 @@ def _adapter(hint: Any) -> Any:
     return TypeAdapter(hint)
 
 
-def _json_schema(hint: Any, mode: typing.Literal["validation", "serialization"] = "validation") -> dict[str, Any] | None:
+def _json_schema(
+    hint: Any, mode: typing.Literal["validation", "serialization"] = "validation"
+) -> dict[str, Any] | None:
     from pydantic.errors import PydanticUserError
 
     try:
@@ -198,21 +213,26 @@ def _schema_of(capability: Capability, fields: Mapping[str, tuple[Any, bool]]) -
     return out
 
 
-def _contradictions(schema: Mapping[str, Any], fields: Mapping[str, tuple[Any, bool]], is_open: bool) -> list[str]:
-    properties = schema.get("properties")
-    if not isinstance(properties, dict):
+def _contradictions(
+    schema: Mapping[str, Any] | bool, fields: Mapping[str, tuple[Any, bool]], is_open: bool
+) -> list[str]:
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(schema, Mapping) or not isinstance(properties, dict):
         return []
-    faults = []
+    faults = [
+        f"the passport's input has {name!r}, the function has no such parameter"
+        for name in properties
+        if name not in fields and not is_open
+    ]
     required = set(schema.get("required", ()))
-    for name in properties:
-        if name not in fields and not is_open:
-            faults.append(f"the passport's input has {name!r}, the function has no such parameter")
     for name, (hint, needed) in fields.items():
         if name not in properties:
             if needed:
                 faults.append(f"the function needs {name!r}, the passport's input does not have it")
         elif needed and name not in required:
-            faults.append(f"the passport lets {name!r} be left out, the function needs it: give the parameter a default")
+            faults.append(
+                f"the passport lets {name!r} be left out, the function needs it: give the parameter a default"
+            )
         else:
             faults += _type_faults(repr(name), properties[name], _json_schema(hint))
     return faults
@@ -225,7 +245,9 @@ def _type_faults(what: str, declared: Any, hinted: Mapping[str, Any] | None) -> 
     left, right = _types(declared), _types(hinted)
     if not left or not right or left & right or (left & _NUMERIC and right & _NUMERIC):
         return []
-    return [f"{what} is {' or '.join(sorted(left))} in the passport, {' or '.join(sorted(right))} in the function"]
+    return [
+        f"{what} is {' or '.join(sorted(left))} in the passport, {' or '.join(sorted(right))} in the function"
+    ]
 
 
 def _types(schema: Mapping[str, Any]) -> frozenset[str]:

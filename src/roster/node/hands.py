@@ -102,7 +102,9 @@ class Hands:
             self._waiting -= 1  # its heap entry is skipped when it comes up
             if len(self._heap) > 64 and len(self._heap) > 4 * (self._waiting + 1):
                 # Many were taken back while they waited: do not hold on to them.
-                self._heap = [entry for entry in self._heap if entry[2].stage is Stage.WAITING and entry[2] is not work]
+                self._heap = [
+                    entry for entry in self._heap if entry[2].stage is Stage.WAITING and entry[2] is not work
+                ]
                 heapq.heapify(self._heap)
         work.stage = Stage.DONE
         sender = work.delivery.sender
@@ -115,5 +117,7 @@ class Hands:
 
     def everything(self) -> list[Work]:
         """Return all commands in hand: the running ones, then the waiting ones in order."""
-        waiting = [entry[2] for entry in sorted(self._heap, key=lambda e: e[:2]) if entry[2].stage is Stage.WAITING]
+        waiting = [
+            entry[2] for entry in sorted(self._heap, key=lambda e: e[:2]) if entry[2].stage is Stage.WAITING
+        ]
         return [*self.running, *waiting]

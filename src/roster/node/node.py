@@ -8,6 +8,7 @@ import logging
 import os
 import signal as signals
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -299,7 +300,9 @@ class Node:
                     await asyncio.wait(self._tasks, timeout=1.0)
                 await asyncio.to_thread(io.stop)
                 self._presence = self._engine = None
-        logger.info("%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace")
+        logger.info(
+            "%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace"
+        )
         return finished
 
     async def _close_io(self) -> None:
@@ -384,7 +387,7 @@ class Node:
             if work.handler.is_async:
                 self._user_hop.post(self._begin, work)
             else:
-                self._threads.submit(lambda work=work: self._call(work), lambda value, error, work=work: self._ended(work, value, error))
+                self._threads.submit(partial(self._call, work), partial(self._ended, work))
 
     def _begin(self, work: Work) -> None:
         if work.stage is not Stage.RUNNING:  # taken back on the way
@@ -431,7 +434,9 @@ class Node:
             if raised is None:
                 answer = Message.result_for(work.message, value, source=engine.source)
             else:
-                answer = Message.error_for(work.message, error_of(raised, work.handler, self.key), source=engine.source)
+                answer = Message.error_for(
+                    work.message, error_of(raised, work.handler, self.key), source=engine.source
+                )
         except CallError as error:
             answer = Message.error_for(work.message, error, source=engine.source)
         self._io_hop.post(engine.finish, work, answer)
@@ -493,7 +498,15 @@ class Node:
         else:
             return False
         logger.info("%s: signal %s", self.key, name)
-        engine.confirm(delivery, {"node": self.key, "signal": name, "active_tasks": engine.hands.active, "reasons": list(engine.reasons)})
+        engine.confirm(
+            delivery,
+            {
+                "node": self.key,
+                "signal": name,
+                "active_tasks": engine.hands.active,
+                "reasons": list(engine.reasons),
+            },
+        )
         return True
 
     def _run_signal(self, function: Signal, data: dict[str, Any], delivery: Delivery) -> None:
@@ -505,7 +518,9 @@ class Node:
                 result = function(data)
                 if isinstance(result, Awaitable):
                     result = await result
-                self._io_hop.post(engine.confirm, delivery, result if isinstance(result, dict) else {"node": self.key})
+                self._io_hop.post(
+                    engine.confirm, delivery, result if isinstance(result, dict) else {"node": self.key}
+                )
             except Exception as raised:  # noqa: BLE001 - whatever it raises is the sender's to hear
                 self._io_hop.post(engine.deny, delivery, f"{type(raised).__name__}: {raised}", Code.UNKNOWN)
 

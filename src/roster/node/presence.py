@@ -11,7 +11,7 @@ from roster._clock import boottime
 from roster._loops import Hop
 from roster.bus import open_bus
 from roster.bus.base import Bus
-from roster.errors import BusUnavailableError, RosterError
+from roster.errors import BusUnavailableError, RegistryError, RosterError, StoreError
 from roster.node.engine import Engine
 from roster.passport import NodePassport
 from roster.registry import Registration, Registry
@@ -23,6 +23,7 @@ _GATHER = 0.02
 _LOOK = 5.0
 _BLOCKED = 1.0
 _TAKEOVER_WAIT = 15.0
+_SAY_DEADLINE = 2.0
 
 
 class Presence:
@@ -57,6 +58,8 @@ class Presence:
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._telling: asyncio.TimerHandle | None = None
+        self._shown = "starting"
+        self._showing: asyncio.Task[None] | None = None
         self._pulse_asked = 0.0
         self._pulse_answered = 0.0
 
@@ -75,28 +78,33 @@ class Presence:
         self._engine = engine
         self._bus = open_bus(self._bus_url)
         self._registry = await Registry.connect(self._registry_url)
-        self._registration = await self._registry.register(
+        registration = await self._registry.register(
             self.passport,
             ttl=self._ttl,
             takeover=self._takeover,
             state="starting",
-            on_lost=self._on_lost,
-            on_registered=self._on_registered,
-            on_fatal=self._fatal,
         )
-        engine.uid = self._registration.uid
-        self.passport = self._registration.passport
+        registration.on_lost = self._on_lost
+        registration.on_registered = self._on_registered
+        registration.on_displaced = self._fatal
+        self._registration = registration
+        engine.uid = registration.uid
+        self.passport = registration.passport
         await self._bus.__aenter__()
         await self._serve(engine)
         engine.open_for("starting")
-        self._tell()
-        await self._registration.flush()
+        await registration.set_state("ready")
+        self._shown = "ready"
         self.started = True
         self._watcher = asyncio.create_task(self._watch())
 
     async def _serve(self, engine: Engine) -> None:
         assert self._bus is not None  # noqa: S101 - start() opened it
-        bindings = [f"ctl.{self.passport.name}.#", f"ctl.{self.passport.namespace}/{self.passport.name}.#", "ctl.all.#"]
+        bindings = [
+            f"ctl.{self.passport.name}.#",
+            f"ctl.{self.passport.namespace}/{self.passport.name}.#",
+            "ctl.all.#",
+        ]
         if self.passport.mindbus_routing_key:
             bindings.append(self.passport.mindbus_routing_key)
         until = boottime() + (_TAKEOVER_WAIT if self._takeover else 0.0)
@@ -119,6 +127,7 @@ class Presence:
         if self._engine is not None:
             self._engine.uid = uid
             self._engine.open_for("lost")
+            self._shown = ""  # the new incarnation begins with what was said last; say it again if it differs
             self.changed()
 
     # -- telling --------------------------------------------------------------------------------------------------
@@ -132,7 +141,28 @@ class Presence:
         self._telling = None
         engine, registration = self._engine, self._registration
         if engine is not None and registration is not None:
-            registration.report(engine.hands.active, engine.hands.capacity, state=self.state, seq=engine.seq)
+            registration.report(engine.hands.active, engine.hands.capacity, seq=engine.seq)
+            if (
+                self.started
+                and (self._showing is None or self._showing.done())
+                and self._to_show() != self._shown
+            ):
+                self._showing = asyncio.create_task(self._show_state(registration))
+
+    def _to_show(self) -> str:
+        """Say what `report` does not: between `ready` and `busy` the registration sees the difference by itself."""
+        return "draining" if self._engine is not None and self._engine.reasons else "ready"
+
+    async def _show_state(self, registration: Registration) -> None:
+        while (state := self._to_show()) != self._shown:
+            self._shown = state
+            try:
+                await registration.set_state(state)
+            except StoreError as error:
+                # It is kept, and written as soon as the store is back.
+                logger.warning("%s could not say that it is %s: %s", self.passport.key, state, error)
+            except RegistryError:
+                return  # it has left, or was displaced: there is nothing to say any more
 
     def set_condition(
         self, type: str, status: Literal["True", "False", "Unknown"], reason: str = "", message: str = ""
@@ -181,7 +211,11 @@ class Presence:
         if not engine.healthy and "deaf" not in engine.reasons:
             engine.close_for("deaf", "cannot be reached: its queue on the bus is gone")
             self.set_condition("Reachable", "False", "QueueLost", "the queue on the bus is gone")
-            logger.error("%s: its queue %s is gone; not ready until it is restored", engine.key, self.passport.mindbus_queue)
+            logger.error(
+                "%s: its queue %s is gone; not ready until it is restored",
+                engine.key,
+                self.passport.mindbus_queue,
+            )
         elif engine.healthy and "deaf" in engine.reasons:
             engine.open_for("deaf")
             self.set_condition("Reachable", "True")
@@ -196,6 +230,8 @@ class Presence:
         engine.close_for("leaving", "is leaving")
         self._tell()
         engine.hand_back_waiting()
+        if self._showing is not None:
+            await asyncio.wait({self._showing}, timeout=_SAY_DEADLINE)
         try:
             await asyncio.wait_for(engine.wait_idle(), max(0.0, grace))
         except TimeoutError:
@@ -204,8 +240,9 @@ class Presence:
 
     async def close(self) -> None:
         """Deregister and close everything that `start` opened. Safe to call at any point of it."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in (self._watcher, self._showing):
+            if task is not None:
+                task.cancel()
         if self._telling is not None:
             self._telling.cancel()
         # The registration first: nobody should find a node whose queue is gone.
@@ -214,7 +251,9 @@ class Presence:
             try:
                 await registration.deregister()
             except RosterError as error:
-                logger.warning("%s could not deregister, its lease will run out: %s", self.passport.key, error)
+                logger.warning(
+                    "%s could not deregister, its lease will run out: %s", self.passport.key, error
+                )
         if self._engine is not None:
             await self._engine.close()
         if self._bus is not None:

@@ -29,6 +29,7 @@ from roster.orchestrator.contracts import Contract
 from roster.orchestrator.waiting import Place
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeRecord
+from roster.routing.router import Outcome
 
 if TYPE_CHECKING:
     from roster.orchestrator.orchestrator import Orchestrator
@@ -117,7 +118,7 @@ class Call:
 
     async def _choose(self, rng: random.Random) -> NodeRecord | None:
         """Return the node for the next try, or None to look again (after having waited for something to change)."""
-        query, router = self.query, self.team.router
+        query = self.query
         if self._tried:
             self._forget_reborn()
         handling = current_command.get()
@@ -126,15 +127,7 @@ class Call:
             # A node that waits for this very call must not be asked to serve it: that is a loop.
             exclude = {*self._tried, *handling.message.ancestors, handling.node}
         try:
-            return router.pick(
-                query.capability,
-                version=query.version,
-                selector=query.selector,
-                namespace=query.namespace,
-                strategy=query.strategy,
-                sticky_key=query.sticky_key,
-                exclude=exclude,
-            )
+            return self.team.choose(query, exclude)
         except AllNodesBusyError as error:
             await self._wait_for_room(error)
         except NoCapableNodesError as error:
@@ -167,12 +160,19 @@ class Call:
     async def _wait_for_return(self, error: NoCapableNodesError, rng: random.Random) -> None:
         """Nobody is left. If some were tried and may take it yet, wait a little and try them again; else say so."""
         left = self.deadline - boottime()
-        alive = any(row.state in ("ready", "busy", "unknown") and row.node in self._tried for row in error.passed_over)
+        alive = any(
+            row.state in ("ready", "busy", "unknown") and row.node in self._tried for row in error.passed_over
+        )
         if not self._tried or not alive or self._refusals >= _MAX_REFUSALS or left <= 0:
-            if self._last is not None and (left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))):
+            if self._last is not None and (
+                left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))
+            ):
                 self._give_up(self._last)
             raise NoCapableNodesError(
-                error.summary, capability=self.query.capability, passed_over=error.passed_over, attempts=self.attempts
+                error.summary,
+                capability=self.query.capability,
+                passed_over=error.passed_over,
+                attempts=self.attempts,
             )
         await asyncio.sleep(min(left, pause(self._refusals, rng)))
         self._tried.clear()
@@ -186,10 +186,11 @@ class Call:
         left = self.deadline - started
         if left <= 0:
             raise CallTimeoutError(f"{self.query.capability} had no time left to be sent", outcome="not_sent")
-        limit = min(left, *(value for value in (contract.timeout, self.attempt_timeout) if value is not None))
+        limit = min(value for value in (left, contract.timeout, self.attempt_timeout) if value is not None)
         message = self._message(node, limit)
         router.sent(node.key, uid=node.uid)
-        outcome, load = "cancelled", None
+        outcome: Outcome = "cancelled"
+        load: tuple[int, int, int, int] | None = None
         try:
             exchange = await team.bus.send(node.mindbus_queue, message, on_progress=self._progress(node))
             try:
@@ -232,6 +233,7 @@ class Call:
 
     async def _answer(self, exchange: Exchange, limit: float) -> Message:
         """Wait for the answer; past the limit, or when the caller goes away, the command is taken back."""
+        self.team.open.add(exchange)
         try:
             async with asyncio.timeout(limit):
                 return await exchange.answer
@@ -243,8 +245,17 @@ class Call:
                 retryable=True,
             ) from None
         except asyncio.CancelledError:
+            if self.team.closed and exchange.answer.cancelled():
+                raise DeliveryError(
+                    "the orchestrator was closed, and took the command back",
+                    code=Code.CANCELLED,
+                    outcome="unknown" if exchange.started else "refused",
+                    retryable=False,
+                ) from None
             exchange.cancel()
             raise
+        finally:
+            self.team.open.discard(exchange)
 
     def _message(self, node: NodeRecord, limit: float) -> Message:
         handling = current_command.get()
@@ -272,10 +283,12 @@ class Call:
 
     # -- after a failed try ---------------------------------------------------------------------------------------
 
-    async def _after(self, node: NodeRecord, contract: Contract, error: CallError, rng: random.Random) -> None:
+    async def _after(
+        self, node: NodeRecord, contract: Contract, error: CallError, rng: random.Random
+    ) -> None:
         """Return if another try makes sense, else raise the final error."""
         left = self.deadline - boottime()
-        if error.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.CANCELLED):
+        if self.team.closed or error.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.CANCELLED):
             self._give_up(error)
         if left <= 0:
             self._give_up(error if isinstance(error, CallTimeoutError) else self._too_late(error))
@@ -294,7 +307,11 @@ class Call:
                 self._give_up(error)
             return
         silent = isinstance(error, CallTimeoutError) and not error.details.get("stopped")
-        if not error.retryable or self._executions >= MAX_ATTEMPTS or (silent and contract.idempotent is not True):
+        if (
+            not error.retryable
+            or self._executions >= MAX_ATTEMPTS
+            or (silent and contract.idempotent is not True)
+        ):
             self._give_up(error)
         if not self.team.budget.spend():
             self._give_up(error)
@@ -311,7 +328,7 @@ class Call:
         raise error
 
 
-def _blame(error: CallError) -> str:
+def _blame(error: CallError) -> Outcome:
     """Say for the router how the node did: an error that its handler raised on purpose is an answer like any other."""
     if error.outcome in ("not_sent", "refused"):
         return "refused"

@@ -60,7 +60,7 @@ def _read(node: NodeRecord, capability: str) -> Contract:
     schema = declared.input_json_schema
     return Contract(
         capability,
-        SchemaValidator(schema) if schema is not None else None,
+        SchemaValidator.of(schema) if schema is not None else None,
         declared.idempotent,
         declared.timeout,
     )

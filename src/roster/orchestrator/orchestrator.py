@@ -7,13 +7,13 @@ import logging
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import open_bus
-from roster.bus.base import Bus
+from roster.bus.base import Bus, Exchange
 from roster.bus.context import current_command
 from roster.errors import Attempt, CallError, ConfigError, PassedOver
 from roster.orchestrator.budget import RetryBudget
@@ -100,11 +100,12 @@ class Orchestrator:
         self.waiting = WaitingRoom()
         self.suspects = Suspects(self.router)
         self.source = f"/orchestrator/{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.open: set[Exchange] = set()
         self._nodes: dict[str, NodeRecord] = {}
         self._ready = False
         self._starting = asyncio.Lock()
         self._remove_listener: Callable[[], None] | None = None
-        self._closed = False
+        self.closed = False
 
     @staticmethod
     def connect(
@@ -186,7 +187,9 @@ class Orchestrator:
         )
         return answer.result
 
-    async def ask(self, capability: str, params: Mapping[str, Any] | None = None, **options: Any) -> CallAnswer:
+    async def ask(
+        self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
+    ) -> CallAnswer:
         """Do as `call` does, and return who did it and which tries it took. `options` are those of `call`."""
         call = await self._prepare(capability, params, **options)
         result = await call.run()
@@ -212,10 +215,17 @@ class Orchestrator:
         if not 0 <= priority <= 9:
             raise ConfigError(f"priority is 0 to 9, not {priority}")
         deadline = self._deadline(timeout)
-        if not self._ready:
+        if not self._ready or self.closed:
             await self._start()
         return Call(
-            self, query, params if params is not None else {}, deadline, attempt_timeout, priority, on_busy, on_progress
+            self,
+            query,
+            params if params is not None else {},
+            deadline,
+            attempt_timeout,
+            priority,
+            on_busy,
+            on_progress,
         )
 
     async def call_all(
@@ -239,8 +249,9 @@ class Orchestrator:
         """
         if not self._ready:
             await self._start()
+        query = _query(capability, selector, version, namespace, None, None)
         nodes = await self.registry.find_by_capability(
-            capability, selector=selector, version=version, namespace=namespace
+            capability, selector=query.selector, version=query.version, namespace=namespace
         )
         if not nodes:
             # The router words the refusal, with its table.
@@ -265,7 +276,7 @@ class Orchestrator:
 
     async def stream(
         self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncIterator[StreamEvent]:
+    ) -> AsyncGenerator[StreamEvent, None]:
         """Call, and yield the progress events as they come, then one event of type `result`.
 
         Leaving the loop early takes the command back. `options` are those of `call`.
@@ -314,14 +325,7 @@ class Orchestrator:
         if not self._ready:
             await self._start()
         query = _query(capability, selector, version, namespace, strategy, sticky_key)
-        return self.router.pick(
-            query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
-            strategy=query.strategy,
-            sticky_key=query.sticky_key,
-        )
+        return self.choose(query)
 
     async def explain(
         self,
@@ -338,6 +342,19 @@ class Orchestrator:
         return self.router.explain(
             query.capability, version=query.version, selector=query.selector, namespace=query.namespace
         )
+
+    def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord:
+        """Do as `pick` does, once the local copy is there."""
+        chosen = self.router.pick(
+            query.capability,
+            version=query.version,
+            selector=query.selector,
+            namespace=query.namespace,
+            strategy=query.strategy,
+            sticky_key=query.sticky_key,
+            exclude=exclude,
+        )
+        return cast("NodeRecord", chosen)  # it knows no other nodes than those `_on_event` gave it
 
     def node(self, key: str) -> NodeRecord | None:
         """Return a node from the local copy by `namespace/name`."""
@@ -359,7 +376,7 @@ class Orchestrator:
         await self._start()
 
     async def _start(self) -> None:
-        if self._closed:
+        if self.closed:
             raise ConfigError("this orchestrator is closed")
         async with self._starting:
             if self._ready:
@@ -393,13 +410,15 @@ class Orchestrator:
         return deadline
 
     async def close(self) -> None:
-        """Close bus and registry; calls that are still open fail."""
-        if self._closed:
+        """Close bus and registry. The commands of calls that are still open are taken back, and the calls fail."""
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         if self._remove_listener is not None:
             self._remove_listener()
         self.suspects.close()
+        for exchange in list(self.open):
+            exchange.cancel()
         try:
             await self.bus.close()
         finally:

@@ -1,0 +1,1 @@
+"""Faults under load: real processes, real signals, bounded in count and time."""

@@ -1,0 +1,86 @@
+"""What a node has in its hands: order, limits, counts."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roster.bus import Message
+from roster.node.hands import Hands, Stage, Work
+
+
+class Sender:
+    """As much of a delivery as counting needs."""
+
+    def __init__(self, sender: int) -> None:
+        self.sender = sender
+
+
+def work(priority: int = 0, sender: int = 1) -> Work:
+    anything = cast(Any, None)
+    return Work(
+        delivery=cast(Any, Sender(sender)),
+        message=Message.command("work", {}, priority=priority),
+        handler=anything,
+        context=anything,
+    )
+
+
+def test_higher_priority_runs_first_and_equals_run_in_order_of_arrival() -> None:
+    hands = Hands(1)
+    works = [work(0), work(5), work(9), work(5)]
+    for one in works:
+        hands.take(one)
+    order = []
+    while (following := hands.next()) is not None:
+        order.append(works.index(following))
+        hands.drop(following)
+    assert order == [2, 1, 3, 0]
+
+
+def test_no_more_run_at_once_than_the_capacity() -> None:
+    hands = Hands(2)
+    for _ in range(3):
+        hands.take(work())
+    first = hands.next()
+    assert first is not None
+    assert hands.next() is not None
+    assert hands.next() is None
+    hands.drop(first)
+    assert hands.next() is not None
+
+
+def test_what_waits_can_be_taken_back_before_it_starts() -> None:
+    hands = Hands(1)
+    first, second, third = work(), work(), work()
+    for one in (first, second, third):
+        hands.take(one)
+    assert hands.next() is first
+    assert hands.drop(second)
+    assert not hands.drop(second)
+    hands.drop(first)
+    assert hands.next() is third
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.sampled_from(["take", "next", "drop"]), st.integers(0, 9), st.integers(0, 3))),
+)
+def test_counts_always_add_up(capacity: int, steps: list[tuple[str, int, int]]) -> None:
+    hands = Hands(capacity)
+    held: list[Work] = []
+    for step, number, sender in steps:
+        if step == "take" and not hands.full:
+            held.append(work(number, sender))
+            hands.take(held[-1])
+        elif step == "next":
+            hands.next()
+        elif step == "drop" and held:
+            hands.drop(held.pop(number % len(held)))
+        assert hands.active == len(held) <= capacity + max(2, capacity)
+        assert len(hands.running) <= capacity
+        assert hands.waiting == sum(one.stage is Stage.WAITING for one in held)
+        assert sum(hands.of(sender) for sender in range(4)) == len(held)
+        assert set(hands.everything()) == set(held)
