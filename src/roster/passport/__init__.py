@@ -1,4 +1,4 @@
-"""Passports: what a node declares, read from hostile text, checked in full, and matched by selectors. No clock, no network."""
+"""Passports: what a node declares, read from hostile text, checked in full, and matched by selectors."""
 
 from roster.passport.capability import Capability
 from roster.passport.document import NodePassport

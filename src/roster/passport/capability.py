@@ -123,11 +123,12 @@ class Capability:
 
     @property
     def digest(self) -> str:
-        """The digest of its contract: equal wherever params and result are declared alike, in shorthand or JSON Schema."""
-        if self._digest is None:
-            made = schema.digest(self._data.get("input_schema"), self._data.get("output_schema"))
-            object.__setattr__(self, "_digest", made)
-        return self._digest
+        """The digest of its contract: equal wherever params and result are declared alike, in either form."""
+        if self._digest is not None:
+            return self._digest
+        made = schema.digest(self._data.get("input_schema"), self._data.get("output_schema"))
+        object.__setattr__(self, "_digest", made)
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the passport has it, unknown fields included (a copy)."""

@@ -187,11 +187,12 @@ class NodePassport(Mapping[str, Any]):
     @property
     def capabilities(self) -> tuple[Capability, ...]:
         """What it can do, in the order of the document."""
-        if self._capabilities is None:
-            declared = self._doc["spec"].get("capabilities") or ()
-            made = tuple(Capability(each, self.version) for each in declared)
-            object.__setattr__(self, "_capabilities", made)
-        return self._capabilities
+        if self._capabilities is not None:
+            return self._capabilities
+        declared = self._doc["spec"].get("capabilities") or ()
+        made = tuple(Capability(each, self.version) for each in declared)
+        object.__setattr__(self, "_capabilities", made)
+        return made
 
     def capability(self, name: str) -> Capability | None:
         """Return the capability of this name, or None."""
@@ -233,11 +234,13 @@ class NodePassport(Mapping[str, Any]):
     @property
     def warnings(self) -> tuple[Fault, ...]:
         """What is allowed but probably not meant: unknown fields, with places where there was text."""
-        if self._warnings is None:
-            report = Report()
-            fields.PASSPORT.check(self._doc, (), report)
-            object.__setattr__(self, "_warnings", tuple(report.warnings))
-        return self._warnings
+        if self._warnings is not None:
+            return self._warnings
+        report = Report()
+        fields.PASSPORT.check(self._doc, (), report)
+        made = tuple(report.warnings)
+        object.__setattr__(self, "_warnings", made)
+        return made
 
     def _spec(self, section: str) -> dict[str, Any]:
         return self._doc["spec"].get(section) or {}
@@ -272,7 +275,10 @@ class NodePassport(Mapping[str, Any]):
         return copy.deepcopy(self._doc)
 
     def to_json(self) -> bytes:
-        """Return it as one line of JSON in UTF-8, which `yaml.safe_load` reads alike. This is what the store keeps."""
+        """Return it as one line of JSON in UTF-8, which `yaml.safe_load` reads alike.
+
+        This is what the store keeps.
+        """
         return to_json(self._doc)
 
     def to_yaml(self) -> str:

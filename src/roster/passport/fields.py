@@ -45,17 +45,18 @@ _SEMVER = re.compile(
     r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
 _TIMESTAMP = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.[0-9]{1,9})?"
+    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 
 
 def is_dns_label(text: str) -> bool:
-    """Tell whether `text` is a DNS-1123 label, which names and namespaces are. Source: RFC 1123, Kubernetes' object names."""
+    """Tell whether `text` is a DNS-1123 label, as names and namespaces are. Source: RFC 1123, Kubernetes."""
     return _DNS_LABEL.fullmatch(text) is not None
 
 
 def is_label_key(text: str) -> bool:
-    """Tell whether `text` is a Kubernetes label key: `name`, or `prefix/name` with a DNS subdomain as prefix."""
+    """Tell whether `text` is a Kubernetes label key: `name`, or `prefix/name` with a DNS prefix."""
     prefix, slash, name = text.rpartition("/")
     if slash and (len(prefix) > 253 or not _DNS_SUBDOMAIN.fullmatch(prefix)):
         return False
@@ -130,12 +131,14 @@ _NAME = Text(
     {"pattern": f"^{_DNS_LABEL.pattern}$", "minLength": 1, "maxLength": 63},
 )
 _LABEL_KEY = Text(
-    "a label key (1-63 of letters, digits, -, _ and ., with a letter or digit at both ends; a DNS prefix and / may stand before)",
+    "a label key (1-63 of letters, digits, -, _ and ., with a letter or digit at both ends; "
+    "a DNS prefix and / may stand before)",
     is_label_key,
     {"pattern": f"^(?:{_DNS_SUBDOMAIN.pattern}/)?{_LABEL_PART.pattern}$", "maxLength": 317},
 )
 _LABEL_VALUE = Text(
-    "text that is a label value (at most 63 of ASCII letters, digits, -, _ and ., with a letter or digit at both ends; or empty)",
+    "text that is a label value (at most 63 of ASCII letters, digits, -, _ and ., with a letter or digit "
+    "at both ends; or empty)",
     is_label_value,
     {"pattern": f"^(?:{_LABEL_PART.pattern})?$", "maxLength": 63},
 )
@@ -184,7 +187,8 @@ CAPABILITY = Object(
         "tags": Field(ListOf(_WORD_RULE, 64), "Words to group it by.", lenient=ListOf(_ANY_TEXT, 20_000)),
         "idempotent": Field(
             Boolean(),
-            "true: doing it twice does no harm, so a slow call may be hedged. Left out: sent again when its executor is dead. "
+            "true: doing it twice does no harm, so a slow call may be hedged. "
+            "Left out: sent again when its executor is dead. "
             "false: never sent again after it may have started.",
         ),
         "timeout": Field(
@@ -194,7 +198,8 @@ CAPABILITY = Object(
         ),
         "input_schema": Field(
             SchemaField("input"),
-            "The params: `name: type` shorthand (string, number, integer, boolean, object, array, any; `?` optional, `[]` list) "
+            "The params: `name: type` shorthand (string, number, integer, boolean, object, array, any; "
+            "`?` optional, `[]` list) "
             "or a JSON Schema (a key that begins with `$`, or `type: object`).",
             examples=({"topic": "string", "style": "string?"},),
         ),

@@ -142,7 +142,10 @@ def _scan(text: str, limits: Limits) -> Places:
         if nodes > limits.nodes:
             raise ReadError(f"the document has more than {limits.nodes} nodes: make it smaller", place)
         frame = stack[-1] if stack else None
-        if first == '"' and frame is not None and frame[1] is not None and frame[3] is None:
+        waits_for_key = frame is not None and frame[1] is not None and frame[3] is None
+        if waits_for_key and first != '"':
+            return places  # not JSON: the decoder stops here too, and says so
+        if frame is not None and waits_for_key:
             key = _text(token, place)
             if key in frame[1]:
                 raise ReadError(

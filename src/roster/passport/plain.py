@@ -20,7 +20,7 @@ class _TooLargeError(Exception):
 
 
 def plain(value: Any, report: Report, limits: Limits, path: Path = ()) -> Any:
-    """Return a deep copy of `value` in dict, list, str, int, float, bool and None; report what does not fit."""
+    """Return a deep copy of `value` in plain JSON types; report what does not fit."""
     walk = _Walk(report, limits)
     try:
         return walk.copy(value, path, 1)

@@ -1,4 +1,4 @@
-"""One condition of a selector: its key (a label or a field path), its operator and values, and when it holds."""
+"""One condition of a selector: a key (a label or a field path), an operator, values, and when it holds."""
 
 from __future__ import annotations
 
@@ -129,8 +129,8 @@ def make_requirement(key: str, operator: str, values: tuple[str, ...], where: st
             raise SelectorError(f"{quote(key)} is not a field path such as status.state{where}")
     elif not fields.is_label_key(key):
         raise SelectorError(
-            f"{quote(key)} is not a label key{foreign_letter(key)}{where}: expected 1-63 of letters, digits, -, _ and ., "
-            "with a letter or digit at both ends, and perhaps a DNS prefix and / before"
+            f"{quote(key)} is not a label key{foreign_letter(key)}{where}: expected 1-63 of letters, "
+            "digits, -, _ and ., with a letter or digit at both ends, and perhaps a DNS prefix and / before"
         )
     if operator in ("in", "notin") and not values:
         raise SelectorError(f"{quote(key)}: {operator} needs at least one value in parentheses{where}")
@@ -144,7 +144,7 @@ def make_requirement(key: str, operator: str, values: tuple[str, ...], where: st
                 raise SelectorError(f"{quote(key)}: {operator} needs {what}, found {quote(value)}{where}")
         elif not is_field and not fields.is_label_value(value):
             raise SelectorError(
-                f"{quote(key)}: {quote(value)} is not a label value{foreign_letter(value)}{where}: at most 63 of ASCII "
-                "letters, digits, -, _ and ., with a letter or digit at both ends"
+                f"{quote(key)}: {quote(value)} is not a label value{foreign_letter(value)}{where}: at most "
+                "63 of ASCII letters, digits, -, _ and ., with a letter or digit at both ends"
             )
     return Requirement(key, operator, tuple(sorted(set(values))))

@@ -194,7 +194,8 @@ class ListOf:
             self.item.check(item, here, report)
             if self.unique and isinstance(item, dict) and isinstance(name := item.get(self.unique), str):
                 if name in seen:
-                    message = f"{quote(name)} stands in this list twice, first as item {seen[name]}: rename or remove one"
+                    first = f"first as item {seen[name]}"
+                    message = f"{quote(name)} stands in this list twice, {first}: rename or remove one"
                     report.fault((*here, self.unique), message)
                 seen.setdefault(name, index)
 
@@ -260,7 +261,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A map with known fields. Unknown ones are kept, and warned of unless `extra` says that they are welcome."""
+    """A map with known fields. Unknown ones are kept, and warned of unless `extra` welcomes them."""
 
     fields: Mapping[str, Field]
     extra: bool = False

@@ -119,7 +119,8 @@ def _expand(value: Any, direction: str, path: Path, report: Report) -> JsonSchem
             return {}
         return {"$schema": DRAFT, **_word(value, path, report)[0]}
     if is_json_schema(value):
-        return copy.deepcopy(value)
+        copied: JsonSchema = copy.deepcopy(value)
+        return copied
     return {"$schema": DRAFT, **_fields(value, direction, path, report)}
 
 

@@ -145,7 +145,7 @@ class SchemaGraph:
         self.bounded = size is not None and size <= MAX_EXPANDED
 
     def _closure(self, part: dict[str, Any], open_parts: set[int]) -> Counter[int] | None:
-        """Return how often each part is applied to a value that `part` is applied to, or None after a complaint."""
+        """Return how often each part meets a value that `part` meets, or None after a complaint."""
         me = id(part)
         if me in self._closures:
             return self._closures[me]

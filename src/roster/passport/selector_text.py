@@ -7,7 +7,7 @@ operators only where an operator is expected, `==` is `=`, and empty values are 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from roster.errors import SelectorError
 from roster.passport.requirement import Requirement, make_requirement
@@ -54,13 +54,13 @@ class _Parser:
             return out
         while True:
             if self._peek().kind != "word" and self._peek().text != "!":
-                self._fail("a key, or ! and a key")
+                raise self._error("a key, or ! and a key")
             out.append(self._requirement())
             token = self._take()
             if token.kind == "end":
                 return out
             if token.text != ",":
-                self._fail("a comma or the end", token)
+                raise self._error("a comma or the end", token)
 
     def _peek(self) -> _Token:
         return self._tokens[self._next]
@@ -71,18 +71,19 @@ class _Parser:
             self._next += 1
         return token
 
-    def _fail(self, expected: str, token: _Token | None = None) -> NoReturn:
+    def _error(self, expected: str, token: _Token | None = None) -> SelectorError:
         token = token or self._peek()
         found = quote(token.text) if token.kind != "end" else "the end"
-        raise SelectorError(
-            f"the selector {quote(self._text, 120)} cannot be read at position {token.at + 1}: expected {expected}, found {found}"
+        return SelectorError(
+            f"the selector {quote(self._text, 120)} cannot be read at position {token.at + 1}: "
+            f"expected {expected}, found {found}"
         )
 
     def _requirement(self) -> Requirement:
         absent = self._peek().text == "!" and bool(self._take())
         token = self._peek()
         if token.kind != "word":
-            self._fail("a key")
+            raise self._error("a key")
         key = self._take().text
         where = f" (position {token.at + 1})"
         following = self._peek()
@@ -98,19 +99,19 @@ class _Parser:
                 operator = self._take().text
                 return make_requirement(key, "=" if operator == "==" else operator, (self._value(),), where)
             case _:
-                self._fail("one of =, ==, !=, in, notin, >, <, a comma or the end")
+                raise self._error("one of =, ==, !=, in, notin, >, <, a comma or the end")
 
     def _value(self) -> str:
         token = self._peek()
         if token.kind == "end" or token.text == ",":
             return ""
         if token.kind != "word":
-            self._fail("a value")
+            raise self._error("a value")
         return self._take().text
 
     def _values(self) -> tuple[str, ...]:
         if self._peek().text != "(":
-            self._fail("( and values")
+            raise self._error("( and values")
         self._take()
         if self._peek().text == ")":
             self._take()
@@ -123,9 +124,9 @@ class _Parser:
             elif token.text in (",", ")"):
                 out.append("")
             else:
-                self._fail("a value, a comma or )")
+                raise self._error("a value, a comma or )")
             closing = self._take()
             if closing.text == ")" and closing.kind == "symbol":
                 return tuple(out)
             if closing.text != ",":
-                self._fail("a comma or )", closing)
+                raise self._error("a comma or )", closing)

@@ -218,8 +218,8 @@ def _not_compiled(error: jsonschema_rs.ValidationError, schema: Any) -> Complain
     found = _at(schema, path)
     if (path and path[-1] == "pattern") or "regex" in error.message:
         message = (
-            f"the regular expression {quote(str(found))} cannot be used: look-around and back-references are not supported"
-            " (expressions run in linear time), and its size is bounded"
+            f"the regular expression {quote(str(found))} cannot be used: look-around and back-references are "
+            "not supported (expressions run in linear time), and its size is bounded"
         )
         return path, message
     return path, f"the schema cannot be used: {escape(error.message)[:200]}"
@@ -238,7 +238,7 @@ _MASK = "this value"
 
 
 def _explain(error: jsonschema_rs.ValidationError, instance: Any) -> list[tuple[Path, str]]:
-    """Say one error in plain words: what was expected, what was found; several where several keys are at fault."""
+    """Say one error in plain words: what was expected and found; several where several keys are at fault."""
     path: Path = tuple(error.instance_path)
     found = _at(instance, path)
     details = error.kind.as_dict()
@@ -265,7 +265,7 @@ def _explain(error: jsonschema_rs.ValidationError, instance: Any) -> list[tuple[
 
 
 def _types(types: Any) -> str:
-    words = [types] if isinstance(types, str) else [str(word) for word in types]
+    words = [types] if isinstance(types, str) else sorted(map(str, types), key="null".__eq__)
     return " or ".join(_PLAIN.get(word, word) for word in words)
 
 

@@ -24,7 +24,8 @@ MAX_CHARS = 256
 
 _PART = r"0|[1-9][0-9]{0,15}|[xX*]"
 _COMPARATOR = re.compile(
-    rf"(\^|~|>=|<=|>|<|==|!=|=)?[ ]*v?({_PART})(?:\.({_PART})(?:\.({_PART})(-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?"
+    rf"(\^|~|>=|<=|>|<|==|!=|=)?v?({_PART})"
+    rf"(?:\.({_PART})(?:\.({_PART})(-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?)?)?"
 )
 _SPLIT = re.compile(r"[ ]*,[ ]*|[ ]+")
 _EXAMPLES = 'such as ">=1.2,<2", "^1.2", "~1.2", "1.x" or "1.2.3"'
@@ -99,7 +100,7 @@ class VersionRange:
         return not self._sets
 
     def matches(self, version: str | None) -> bool:
-        """Tell whether a version lies in the range; what is no semver lies only in the range that takes everything."""
+        """Tell whether a version lies in the range; what is no semver lies only in the one that takes all."""
         if not self._sets:
             return True
         if version is None or not is_semver(version):
@@ -164,9 +165,8 @@ def _alternative(part: str, whole: str) -> tuple[_Comparator, ...]:
     for piece in _SPLIT.split(joined):
         found = _COMPARATOR.fullmatch(piece)
         if found is None:
-            raise SelectorError(
-                f"{quote(piece)} in the version range {quote(whole, 120)} cannot be read: write one {_EXAMPLES}"
-            )
+            where = f"{quote(piece)} in the version range {quote(whole, 120)}"
+            raise SelectorError(f"{where} cannot be read: write one {_EXAMPLES}")
         try:
             out += _desugar(*found.groups())
         except ValueError:
@@ -189,6 +189,8 @@ def _desugar(
     major, minor, patch = (*known, 0, 0, 0)[:3]
     tag = prerelease[1:] if prerelease and len(known) == 3 else None
     low = Version(major, minor, patch, tag)
+    if not is_semver(str(low)):
+        raise ValueError(str(low))
     if not known:
         if operator in (">", "<", "!="):
             raise SelectorError(f"{quote(operator + first)} takes no version at all: name one")

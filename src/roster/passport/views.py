@@ -1,4 +1,4 @@
-"""Read-only faces over plain JSON values, so that a passport reads like a dict and cannot be changed like one."""
+"""Read-only faces over plain JSON values: a passport reads like a dict and cannot be changed like one."""
 
 from __future__ import annotations
 

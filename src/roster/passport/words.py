@@ -8,11 +8,6 @@ from typing import Any, TypeAlias
 
 Path: TypeAlias = tuple[str | int, ...]
 
-# C0, DEL, C1, line and paragraph separators, bidirectional and zero-width controls, BOM, lone surrogates,
-# noncharacters.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\ufff9-\ufffb\ufffe\uffff]"
-)
 _PLAIN_KEY = re.compile(r"[\w-]+")
 _SHOWN = 60
 
@@ -23,14 +18,15 @@ def escape(text: str) -> str:
 
     Source: Trojan Source (CVE-2021-42574) for the bidirectional controls; ECMA-48 for C0 and C1.
     """
-    if not _UNSAFE.search(text):
+    # What Python calls printable leaves out every control, format, surrogate and unassigned character.
+    if text.isprintable():
         return text
-    return _UNSAFE.sub(lambda found: _code(found.group()), text)
+    return "".join(char if char.isprintable() else _code(char) for char in text)
 
 
 def _code(char: str) -> str:
     point = ord(char)
-    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def quote(text: str, limit: int = _SHOWN) -> str:
@@ -65,7 +61,7 @@ def describe(value: Any) -> str:
 
 
 def show_path(path: Path) -> str:
-    """Return a path as `spec.capabilities[1].name`; keys that are no plain words stand in brackets and quotes."""
+    """Return a path as `spec.capabilities[1].name`; other keys than plain words stand in brackets."""
     out = ""
     for step in path:
         if isinstance(step, int):
@@ -78,7 +74,7 @@ def show_path(path: Path) -> str:
 
 
 def foreign_letter(text: str) -> str:
-    """Name the first non-ASCII or unprintable character of `text`, or return nothing: look-alikes hide well."""
+    """Name the first character of `text` that is not printable ASCII, else nothing: look-alikes hide well."""
     for index, char in enumerate(text):
         if not " " <= char <= "~":
             return f" (character {index + 1} is U+{ord(char):04X})"

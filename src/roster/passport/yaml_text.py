@@ -138,7 +138,7 @@ class _Builder:
         return self._stack[-1].step() if self._stack else ()
 
     def _grow(self, size: _Size, place: Place) -> None:
-        """Count a node before it is built, also into the container that holds it (an anchor may name that)."""
+        """Count a node before it is built, also into its container (an anchor may name that)."""
         total, limits = self._total, self._limits
         total.nodes += size.nodes
         total.chars += size.chars
