@@ -648,6 +648,19 @@ async def test_what_json_cannot_say_is_refused_before_it_is_sent(
     assert (await soon(exchange.answer)).data["result"] == "still open"
 
 
+async def test_each_kind_of_message_has_its_place(node: Bus, caller: Bus) -> None:
+    hands = Hands()
+    await node.serve("q", hands)
+    with pytest.raises(MessageError, match="belongs"):
+        await caller.send("q", Message.event("a"))
+    await caller.send("q", Message.command("a"))
+    delivery = await hands.next()
+    with pytest.raises(MessageError, match="belongs"):
+        delivery.reply(Message.event("a"))
+    with pytest.raises(MessageError, match="belongs"):
+        delivery.progress(Message.result_for(delivery.message, 1))
+
+
 # --- the client -------------------------------------------------------------------------------------------------
 
 

@@ -75,13 +75,18 @@ class Delivery(Protocol):
         ...
 
     def progress(self, message: Message) -> None:
-        """Send an event that belongs to this command; ignored once it is answered."""
+        """Send an event that belongs to this command; ignored once it is answered.
+
+        Raises:
+            MessageError: it is over the limit, or no event.
+        """
         ...
 
     def reply(self, message: Message) -> None:
-        """Answer; the first answer counts. If the sender is gone the answer is dropped.
+        """Answer with a result or an error; the first answer counts. If the sender is gone it is dropped.
 
-        An answer over the message limit raises `MessageError`, and nothing is sent: answer with an error.
+        Raises:
+            MessageError: it is over the limit, or no answer. Nothing was sent: answer with an error then.
         """
         ...
 
@@ -163,7 +168,8 @@ class Bus(Protocol):
 
         Raises:
             BusUnavailableError: nobody consumes the queue, or it cannot be reached in time; it was not sent.
-            MessageError: it is over the limit.
+            MessageError: it is over the limit, or neither a command nor control.
+            DeliveryError: the consumer does not read, and too much waits for it already (outcome `not_sent`).
         """
         ...
 

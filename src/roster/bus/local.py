@@ -25,7 +25,7 @@ from roster._clock import boottime
 from roster.bus import frames
 from roster.bus.local_client import Link, LocalExchange
 from roster.bus.local_server import LocalConsumer, LocalDelivery, LocalSubscription, Server
-from roster.bus.message import MAX_MESSAGE_BYTES, Message
+from roster.bus.message import MAX_MESSAGE_BYTES, REQUESTS, Message, check_kind
 from roster.bus.sockets import (
     Neighbour,
     Neighbours,
@@ -131,6 +131,7 @@ class LocalBus:
         self, queue: str, message: Message, *, on_progress: Callable[[Message], None] | None = None
     ) -> LocalExchange:
         self._open()
+        check_kind(message, REQUESTS)
         raw = message.to_bytes(limit=self.max_message_bytes)
         stem = queue_stem(check_queue(queue))
         link = self._links.get(stem)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from roster.bus import frames
 from roster.bus.guard import call_handler
-from roster.bus.message import Kind, Message
+from roster.bus.message import ANSWERS, PROGRESS, Kind, Message, check_kind
 from roster.bus.wire import Wire
 from roster.errors import Code, DeliveryError, MessageError, Outcome
 
@@ -188,7 +188,9 @@ class Link:
     # --- receiving ---
 
     def on_frame(self, kind: int, number: int, payload: memoryview) -> None:
-        if kind == frames.ANSWER:
+        if not self._welcome:
+            self._greeted(kind, payload)
+        elif kind == frames.ANSWER:
             self._answered(number, payload)
         elif kind == frames.START:
             exchange = self._exchanges.get(number)
@@ -197,11 +199,7 @@ class Link:
         elif kind == frames.PROGRESS:
             exchange = self._exchanges.get(number)
             if exchange is not None:
-                exchange.progressed(self._read(payload))
-        elif kind == frames.WELCOME:
-            if bytes(payload) != frames.PROTOCOL:
-                raise ValueError("it speaks another protocol")
-            self._welcome = True
+                exchange.progressed(self._read(payload, PROGRESS))
         elif kind == frames.REFUSED:
             exchange = self._exchanges.pop(number, None)
             if exchange is not None:
@@ -214,11 +212,15 @@ class Link:
             self._leaving = True
             self.bus.forget(self)
             self._leave_if_done()
-        elif kind == frames.SORRY:
-            self.wire.close(str(payload[:200], "utf-8", "replace"), fault=True)
         else:
             raise ValueError(f"a frame of kind {kind}")
-        if not self._welcome and not self.wire.closed:
+
+    def _greeted(self, kind: int, payload: memoryview) -> None:
+        if kind == frames.SORRY:
+            self.wire.close(str(payload[:200], "utf-8", "replace"), fault=True)
+        elif kind == frames.WELCOME and bytes(payload) == frames.PROTOCOL:
+            self._welcome = True
+        else:
             raise ValueError("its first frame is no welcome of this protocol")
 
     def _answered(self, number: int, payload: memoryview) -> None:
@@ -226,10 +228,10 @@ class Link:
         if exchange is None:
             on_reply = self._replies.pop(number, None)
             if on_reply is not None:
-                call_handler("replies", on_reply, self._read(payload))
+                call_handler("replies", on_reply, self._read(payload, ANSWERS))
             return  # else it was taken back: nobody waits any more
         try:
-            message = self._read(payload)
+            message = self._read(payload, ANSWERS)
         except ValueError:
             exchange.fail(f"the answer of {self.name!r} cannot be read", "unknown")
             raise
@@ -237,9 +239,11 @@ class Link:
             exchange.answer.set_result(message)
         self._leave_if_done()
 
-    def _read(self, payload: memoryview) -> Message:
+    def _read(self, payload: memoryview, kinds: tuple[Kind, ...]) -> Message:
         try:
-            return Message.from_bytes(payload, limit=self.bus.max_message_bytes)
+            message = Message.from_bytes(payload, limit=self.bus.max_message_bytes)
+            check_kind(message, kinds)
+            return message
         except MessageError:
             self.bus.malformed += 1
             raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from roster.bus import frames
 from roster.bus.guard import call_handler
-from roster.bus.message import Message
+from roster.bus.message import ANSWERS, PROGRESS, REQUESTS, Kind, Message, check_kind
 from roster.bus.sockets import Claim
 from roster.bus.topics import matches_any
 from roster.bus.wire import Wire
@@ -59,11 +59,13 @@ class LocalDelivery:
             self._guest.server.announced.add(self._guest)
 
     def progress(self, message: Message) -> None:
+        check_kind(message, PROGRESS)
         raw = message.to_bytes(limit=self._guest.server.bus.max_message_bytes)
         if not self._over:
             self._guest.speak(frames.PROGRESS, self._number, raw)
 
     def reply(self, message: Message) -> None:
+        check_kind(message, ANSWERS)
         raw = message.to_bytes(limit=self._guest.server.bus.max_message_bytes)
         if not self._over:
             self._over = True
@@ -146,7 +148,7 @@ class Guest:
         if len(self.in_hand) >= MAX_IN_HAND:
             self.wire.send(frames.REFUSED, number, b"it holds too many commands of this caller")
             return
-        message = self._read(payload)
+        message = self._read(payload, REQUESTS)
         if message is None:
             self.wire.send(frames.REFUSED, number, b"the message is malformed")
             return
@@ -155,9 +157,11 @@ class Guest:
         if not server.deliver(delivery):
             delivery.failed()
 
-    def _read(self, raw: memoryview) -> Message | None:
+    def _read(self, raw: memoryview, kinds: tuple[Kind, ...] = tuple(Kind)) -> Message | None:
         try:
-            return Message.from_bytes(raw, limit=self.server.bus.max_message_bytes)
+            message = Message.from_bytes(raw, limit=self.server.bus.max_message_bytes)
+            check_kind(message, kinds)
+            return message
         except MessageError as error:
             self.server.bus.malformed += 1
             if not self._warned:  # once a connection: a hostile one must not fill the log
@@ -217,8 +221,8 @@ class Server:
         self.announced: set[Guest] = set()
         self.lost = 0
         self.takes_commands = False
-        self.healthy = True
         self.closed = False
+        self._warned = False
         self._claim: Claim | None = None
         self._on_delivery: Callable[[LocalDelivery], None] | None = None
         self._on_event: Callable[[str, Message], None] | None = None
@@ -319,14 +323,17 @@ class Server:
             return []
         return [fd for fd in (claim.lock_fd, claim.listener.fileno() if claim.listener else -1) if fd >= 0]
 
+    @property
+    def healthy(self) -> bool:
+        """Whether callers find us: the files are there, and ours."""
+        return self._claim is not None and self._claim.intact()
+
     def check(self) -> None:
-        """Look whether the files are still there, and make them again if not."""
-        if self.closed or (self._claim is not None and self._claim.intact()):
-            self.healthy = not self.closed
+        """Make the files again if they are gone."""
+        if self.closed or self.healthy:
             return
-        if self.healthy:
+        if not self._warned:
             log.warning("the socket of %r in %s is gone; making it again", self.name, self.bus.directory)
-        self.healthy = False
         if self._claim is not None:
             self._accept()  # those who came by the old socket are let in still
             self._accept_off()
@@ -336,16 +343,17 @@ class Server:
             self.bus.make_directory()
             self._open()
         except BusUnavailableError as error:
-            log.warning("the socket of %r cannot be restored yet: %s", self.name, error)
+            if not self._warned:
+                log.warning("the socket of %r cannot be restored yet: %s", self.name, error)
+            self._warned = True
             return
-        self.healthy = True
+        self._warned = False
 
     def leave(self) -> None:
         """Give up the name; those connected are told, and what is in hand can still be answered."""
         if self.closed:
             return
         self.closed = True
-        self.healthy = False
         self.takes_commands = False
         # In the queue of the listener wait callers that believe they are connected: let them in, to be
         # refused.

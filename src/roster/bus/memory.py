@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from roster.bus.guard import call_handler
-from roster.bus.message import MAX_MESSAGE_BYTES, Message
+from roster.bus.message import ANSWERS, MAX_MESSAGE_BYTES, PROGRESS, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
 from roster.errors import BusUnavailableError, DeliveryError, MessageError, Outcome
 
@@ -144,11 +144,13 @@ class MemoryDelivery:
             self._to.bus._post(self._to._set_started)
 
     def progress(self, message: Message) -> None:
+        check_kind(message, PROGRESS)
         raw = message.to_bytes(limit=self._consumer.bus.max_message_bytes)
         if not self._over and isinstance(self._to, MemoryExchange):
             self._to.bus._post(self._to._progress, raw)
 
     def reply(self, message: Message) -> None:
+        check_kind(message, ANSWERS)
         raw = message.to_bytes(limit=self._consumer.bus.max_message_bytes)
         if self._over or self._to is None:
             return
@@ -334,6 +336,7 @@ class MemoryBus:
         self, queue: str, message: Message, *, on_progress: Callable[[Message], None] | None = None
     ) -> MemoryExchange:
         self._open()
+        check_kind(message, REQUESTS)
         raw = message.to_bytes(limit=self.max_message_bytes)
         check_queue(queue)
         with self.hub.lock:

@@ -67,6 +67,11 @@ class Kind(StrEnum):
     CONTROL = "ai.team.control"
 
 
+REQUESTS = (Kind.COMMAND, Kind.CONTROL)
+ANSWERS = (Kind.RESULT, Kind.ERROR)
+PROGRESS = (Kind.EVENT,)
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """A node's load as it rides in an answer.
@@ -420,6 +425,16 @@ class Message:
         if text.count("{") + text.count("[") > MAX_DEPTH and _too_deep(event):
             raise MessageError(f"the message is nested deeper than {MAX_DEPTH} levels")
         return _from_event(event)
+
+
+def check_kind(message: Message, kinds: tuple[Kind, ...]) -> None:
+    """Refuse a message that has no business in its place, such as an event where an answer is due.
+
+    Raises:
+        MessageError: its kind is none of these.
+    """
+    if message.kind not in kinds:
+        raise MessageError(f"a message of type {message.kind} where {' or '.join(kinds)} belongs")
 
 
 def _check_attributes(values: Any) -> None:

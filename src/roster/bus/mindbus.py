@@ -64,10 +64,8 @@ class Answer:
         """
         exchange = self._sent
         if timeout is None:
-            if self._timeout is None:
-                timeout = DEFAULT_TIMEOUT
-            else:
-                timeout = max(0.0, self._began + self._timeout - boottime())
+            left = DEFAULT_TIMEOUT if self._timeout is None else self._began + self._timeout - boottime()
+            timeout = max(0.0, left)
         # Not wait_for: somebody else may wait for the same answer.
         await asyncio.wait([exchange.answer], timeout=timeout)
         if not exchange.answer.done():
