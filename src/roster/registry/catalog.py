@@ -158,6 +158,8 @@ class Catalog:
         """
         events: list[NodeEvent] = []
         vanished: set[str] = set()
+        if rebuilt:
+            self.outage_over()
         for path in [path for path in self.quarantined if path not in staging.quarantined]:
             del self.quarantined[path]
         for path, reason in staging.quarantined.items():
@@ -166,6 +168,8 @@ class Catalog:
         self._orphans = {key: status for key, status in staging.statuses.items() if key not in staging.facts}
         for key in [key for key in self._nodes if key not in staging.facts]:
             node = self._nodes[key]
+            if node.ghost:
+                continue  # its time to come back still runs
             if (
                 rebuilt
                 and node.record is not None

@@ -10,6 +10,7 @@ from typing import Any
 from roster.errors import DocumentError, Fault
 from roster.passport import NodePassport
 from roster.registry.keys import NODES, NodeKey, split
+from roster.registry.status import MAX_COUNT, STATES
 from roster.store.base import Entry
 
 CORDONED = "ai-team.dev/cordoned"
@@ -50,7 +51,8 @@ class Facts:
         version: `spec.version`.
         queue: where its commands go.
         capacity: `spec.resources.max_concurrent_tasks`, 1 if unset.
-        state: `status.state` as the document says it, `ready` if it says nothing.
+        state: `status.state` as the document says it, `ready` if it says nothing, `unknown` for a word that is
+            no state of ours.
         active_tasks: `status.active_tasks`, 0 if unset.
         cordoned: the mark of `Registry.drain`, None without it.
         raw: the document's bytes as stored.
@@ -90,12 +92,20 @@ class Facts:
         self.version: str | None = None if version is None else intern(version)
         self.queue: str = passport.mindbus_queue
         self.capacity: int = passport.max_concurrent_tasks
-        self.state: str = intern(passport.state)
-        self.active_tasks: int = status.get("active_tasks") or 0
+        self.state: str = intern(passport.state) if passport.state in STATES else "unknown"
+        self.active_tasks: int = _count(status.get("active_tasks"), entry.key)
         self.cordoned: str | None = passport.annotations.get(CORDONED)
         self.raw: bytes = entry.value
         self.revision: int = entry.mod_revision
         self.lease: str | None = entry.lease
+
+
+def _count(value: Any, source: str) -> int:
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        raise DocumentError(source, [Fault("status.active_tasks", "expected a whole number from 0")])
+    return value
 
 
 def read_facts(entry: Entry, sharing: Sharing) -> Facts:

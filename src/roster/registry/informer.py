@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from roster._clock import boottime
-from roster.errors import RevisionCompactedError, StoreError
+from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
 from roster.registry.catalog import Catalog, Staging
 from roster.registry.events import NodeEvent
 from roster.registry.keys import ROOT
@@ -77,6 +77,8 @@ class Informer:
         self._clock: asyncio.Task[None] | None = None
         self._due_changed = asyncio.Event()
         self._cluster = ""
+        self._must_list = True
+        self._heard = False
         self._confirmed: float | None = None
         self._connected = False
         self._failure: StoreError | None = None
@@ -195,9 +197,14 @@ class Informer:
             except RevisionCompactedError as error:
                 logger.info("listing again: %s", error)
                 self._disconnected(None)
-                self._cluster = ""
+                self._must_list = True
             except StoreError as error:
                 self._disconnected(error)
+            except Exception as error:
+                # A mistake of ours or of an engine's: a copy that silently stops would be worse than one made anew.
+                logger.exception("following the store %s failed, listing again", self._store.url)
+                self._disconnected(StoreUnavailableError(f"following the store failed: {error}"))
+                self._must_list = True
             # A watch that had been open long enough to hear something starts the doubling anew.
             failures = 0 if self._heard else failures + 1
             bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 10))
@@ -213,17 +220,17 @@ class Informer:
         rebuilt = self._cluster != "" and (info.cluster_id != self._cluster or info.revision < revision)
         if rebuilt:
             logger.warning("the store is another one, or was restored from an older state: listing again")
-        if self._cluster == "" or rebuilt or info.compacted > revision:
+        if self._must_list or rebuilt or info.compacted > revision:
             revision = await self._list(rebuilt)
             self._cluster = info.cluster_id
+            self._must_list = False
         async with self._store.watch(ROOT, from_revision=revision + 1) as batches:
             self._reconnected()
             async for batch in batches:
                 self._heard = True
                 self._confirmed = self._now()
                 await self._take(batch)
-
-    _heard = False
+        raise StoreUnavailableError(f"the store {self._store.url} ended the watch")
 
     async def _list(self, rebuilt: bool) -> int:
         staging = Staging()
@@ -237,10 +244,10 @@ class Informer:
             page = await self._store.list(ROOT, limit=PAGE, after=page.next, revision=page.revision)
         if self._failure is not None:
             self.catalog.outage_over()
+        self.listings += 1
         for events in self.catalog.swap(staging, page.revision, rebuilt=rebuilt):
             self._dispatch(events)
             await asyncio.sleep(0)
-        self.listings += 1
         self._due_changed.set()
         return page.revision
 

@@ -180,7 +180,7 @@ class NodeRecord(Mapping[str, Any]):
         """Seconds since it registered, by wall clocks: for people."""
         return seconds_since(self.registered_at)
 
-    def matches(self, selector: Selector | str) -> bool:
+    def matches(self, selector: Selector | Mapping[str, Any] | str | None) -> bool:
         """Return whether a selector chooses this node.
 
         Args:
@@ -190,8 +190,10 @@ class NodeRecord(Mapping[str, Any]):
         Raises:
             SelectorError: it cannot be read.
         """
-        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
-        return wanted.matches(self.labels, self)
+        wanted = selector if isinstance(selector, Selector) else Selector.parse(selector)
+        if wanted.needs_document:
+            return wanted.matches(self.labels, self.document())
+        return wanted.matches(self.labels)
 
     # -- a Mapping over the document ---------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from roster._clock import boottime
 from roster.errors import (
@@ -30,6 +30,8 @@ from roster.registry.status import LIVE_STATES, NodeStatus
 from roster.store.base import Check, Delete, Entry, Hint, Lease, Op, Put, Store
 
 logger = logging.getLogger("roster.registry")
+
+T = TypeVar("T")
 
 # Between two writes of the status: 5 000 busy nodes at one a second would fill an etcd.
 LOAD_INTERVAL = 5.0
@@ -106,7 +108,7 @@ class Registration:
         self._lost: str | None = None
         self._error: NameConflictError | None = None
         self._urgent = self._flip = self._load = self._passport_dirty = False
-        self._written = self._passport_written = self._retry_at = float("-inf")
+        self._written = self._flipped = self._passport_written = self._retry_at = float("-inf")
         self._next_beat = self._next_life = 0.0
         self._beats = 0
 
@@ -201,7 +203,7 @@ class Registration:
         """Change the state, and write it now.
 
         Args:
-            state: `starting`, `ready`, `busy` or `draining`.
+            state: `starting`, `ready` (shown as `busy` while it has no room), `busy` or `draining`.
 
         Raises:
             ConfigError: it is none of these.
@@ -211,6 +213,8 @@ class Registration:
         if state not in LIVE_STATES:
             raise ConfigError(f"a node's state is one of {', '.join(sorted(LIVE_STATES))}, not {state!r}")
         self._need_alive()
+        if state == "ready" and self._draft.active_tasks >= self._draft.capacity:
+            state = "busy"
         if state != self._draft.state:
             self._draft.state = state
             self._draft.seq += 1
@@ -433,8 +437,7 @@ class Registration:
             return
         self._lost = reason
         logger.warning("%s lost its registration: %s", self.key, reason)
-        if self.on_lost is not None:
-            self.on_lost(reason)
+        self._call(self.on_lost, reason)
         self._wake.set()
 
     async def _run(self) -> None:
@@ -456,7 +459,7 @@ class Registration:
         if self._urgent or self._passport_dirty:
             due = float("-inf")
         elif self._flip:
-            due = min(due, self._written + FLIP_INTERVAL)
+            due = min(due, self._flipped + FLIP_INTERVAL)
         elif self._load:
             due = min(due, self._written + LOAD_INTERVAL)
         if self._refresh:
@@ -485,6 +488,10 @@ class Registration:
             logger.info(
                 "%s could not reach the store, trying again: %s", self.key, str(error) or "no answer in time"
             )
+        except Exception:
+            # A mistake of ours or of an engine's must not end the keep-alive in silence.
+            self._retry_at = self._now() + self._ttl / 10
+            logger.exception("keeping %s registered failed, trying again", self.key)
 
     async def _beat(self) -> None:
         lease = self._need_lease()
@@ -606,6 +613,8 @@ class Registration:
                 raise
             self._status_revision = revision
             self._written = now
+            if before[1]:
+                self._flipped = now
             if with_passport:
                 self._passport_revision = revision
                 self._passport_written = now
@@ -638,8 +647,7 @@ class Registration:
             await self._revoke(old)
         self._retry_at = float("-inf")
         logger.warning("%s registered again, uid %s", self.key, self._uid)
-        if self.on_registered is not None:
-            self.on_registered(self._uid)
+        self._call(self.on_registered, self._uid)
 
     async def _displace(self, error: NameConflictError) -> None:
         """Another process has the name: end without touching its keys."""
@@ -648,8 +656,7 @@ class Registration:
         self._ended.set()
         await self._release()
         logger.error("%s", error)
-        if self.on_displaced is not None:
-            self.on_displaced(error)
+        self._call(self.on_displaced, error)
 
     async def _remove(self) -> None:
         """Delete both keys, if they are still ours."""
@@ -706,6 +713,15 @@ class Registration:
             self._wake.set()
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _call(self, hook: Callable[[T], None] | None, value: T) -> None:
+        if hook is None:
+            return
+        try:
+            hook(value)
+        except Exception:
+            # The owner's mistake must not cost the node its registration as well.
+            logger.exception("a hook of the registration of %s failed", self.key)
 
     def _need_lease(self) -> Lease:
         if self._lease is None:

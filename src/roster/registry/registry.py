@@ -215,7 +215,7 @@ class Registry:
         name: str,
         *,
         version: VersionRange | str | None = None,
-        selector: Selector | str | None = None,
+        selector: Selector | Mapping[str, Any] | str | None = None,
         namespace: str | None = None,
         healthy: bool | None = True,
     ) -> list[NodeRecord]:
@@ -228,7 +228,7 @@ class Registry:
         self,
         *,
         capability: str | None = None,
-        selector: Selector | str | None = None,
+        selector: Selector | Mapping[str, Any] | str | None = None,
         type: str | None = None,
         namespace: str | None = None,
         healthy: bool | None = None,
@@ -239,7 +239,7 @@ class Registry:
 
         Args:
             capability: it offers this one now.
-            selector: `role=writer,tier in (a,b)`, or a `Selector`.
+            selector: `role=writer,tier in (a,b)`, its form as a map, or a `Selector`.
             type: `spec.type`.
             namespace: in this one; None: in all.
             healthy: True: ready or busy; False: neither; None: in whatever state.
@@ -251,8 +251,7 @@ class Registry:
             SelectorError: selector or version range cannot be read.
             StoreUnavailableError: the copy is not there yet, and the store cannot be reached.
         """
-        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
-        span = VersionRange.parse(version) if isinstance(version, str) else version
+        wanted, span = Selector.parse(selector), VersionRange.parse(version)
         states = {state} if isinstance(state, str) else None if state is None else set(state)
         await self.synced()
         index = self.informer.catalog.index
@@ -261,6 +260,8 @@ class Registry:
             candidates = index.by_capability(capability).values()
         elif namespace is not None:
             candidates = index.by_namespace(namespace).values()
+        elif not wanted.empty and not wanted.needs_document:
+            candidates = index.by_labels(wanted.matches)  # asked once for each distinct set of labels
         else:
             candidates = index.by_key.values()
         found = []
@@ -273,11 +274,11 @@ class Registry:
                 continue
             if states is not None and record.state not in states:
                 continue
-            if span is not None:
+            if not span.any:
                 has = record.version if capability is None else record.capabilities.get(capability)
-                if has is None or not span.matches(has):
+                if not span.matches(has):
                     continue
-            if wanted is not None and not record.matches(wanted):
+            if not wanted.empty and not record.matches(wanted):
                 continue
             found.append(record)
         found.sort(key=lambda record: (record.namespace, record.name))
@@ -329,7 +330,7 @@ class Registry:
         self,
         *,
         capability: str | None = None,
-        selector: Selector | str | None = None,
+        selector: Selector | Mapping[str, Any] | str | None = None,
         namespace: str | None = None,
     ) -> EventWatch:
         """Follow the registry: an async iterator of `NodeEvent`, usable with `async with` too.
@@ -343,14 +344,14 @@ class Registry:
             SelectorError: the selector cannot be read.
         """
         self._need_open()
-        wanted = Selector.parse(selector) if isinstance(selector, str) else selector
+        wanted = Selector.parse(selector)
 
         def matches(event: NodeEvent) -> bool:
             record = event.record
             return (
                 (capability is None or capability in record.capabilities)
                 and (namespace is None or record.namespace == namespace)
-                and (wanted is None or record.matches(wanted))
+                and record.matches(wanted)
             )
 
         watch = EventWatch(self.synced, self.informer, matches)
