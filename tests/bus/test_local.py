@@ -124,7 +124,7 @@ async def test_kill_9_tells_at_once_what_had_begun_and_what_had_not(
     held = await caller.send("q", Message.command("a", {"do": "hold"}))
     begun_command = Message.command("a", {"do": "start"})
     begun = await caller.send("q", begun_command)
-    await until(lambda: begun.started)
+    await until(lambda: begun.started and ledger(tmp_path) == [begun_command.id])
     assert not held.started
     killed = time.monotonic()
     os.kill(child.pid, signal.SIGKILL)
@@ -135,7 +135,6 @@ async def test_kill_9_tells_at_once_what_had_begun_and_what_had_not(
         await soon(begun.answer)
     assert caught.value.outcome == "unknown"
     assert time.monotonic() - killed < 0.5
-    assert ledger(tmp_path) == [begun_command.id]
 
 
 async def test_the_last_words_of_the_dead_are_heard_though_writing_to_them_has_failed(
