@@ -246,7 +246,7 @@ class _Builder:
             )
         if text.endswith("0") and "e" not in text.lower() and not text.endswith(".0"):
             message = f"{text} is read as the number {value!r}: put it in quotes if text is meant"
-            self._remarks.append(Fault(show_path(path), message, *place))
+            self._remarks.append(Fault(show_path(path), message, *self._places[path]))
         return value
 
     def _alias(self, event: Any) -> None:
