@@ -106,6 +106,7 @@ class Team:
 
     async def ready(self, orchestrator: Orchestrator, names: Iterable[str]) -> None:
         """Wait until these agents are ready."""
+        await orchestrator.start()
         wanted = set(names)
         async with asyncio.timeout(START_DEADLINE):
             async for _ in orchestrator.registry.watch(namespace="chaos"):

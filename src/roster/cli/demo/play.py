@@ -117,8 +117,10 @@ class Demo:
         room = asyncio.Semaphore(IN_FLIGHT)
 
         async def one(number: int) -> None:
-            async with room:
+            try:
                 await self._one(orchestrator, number)
+            finally:
+                room.release()
 
         acts = {
             self._commands // 3: self._kill,
@@ -128,11 +130,9 @@ class Demo:
         async with asyncio.TaskGroup() as group:
             for number in range(self._commands):
                 await room.acquire()
-                room.release()
                 if (act := acts.get(number)) is not None:
                     task = asyncio.create_task(act(orchestrator))
                     self._acts.add(task)
-                    await asyncio.sleep(0)
                 group.create_task(one(number))
 
     async def _one(self, orchestrator: Orchestrator, number: int) -> None:
@@ -161,7 +161,7 @@ class Demo:
             key=lambda name: _active(orchestrator, name),
         )
         process = self._processes[victim]
-        self._board.row(victim).note = f"pid {process.pid}, killed with kill -9"
+        self._board.row(victim).note = "killed with kill -9"
         self._board.say(
             f"kill -9 {victim} (pid {process.pid}) with {_active(orchestrator, victim)} commands in its hands"
         )
@@ -182,7 +182,7 @@ class Demo:
         process.send_signal(signal.SIGTERM)
         status = await asyncio.wait_for(process.wait(), 30)
         self._left[name] = status
-        self._board.row(name).note = f"pid {process.pid}, left in good order (exit status {status})"
+        self._board.row(name).note = f"left in good order, exit status {status}"
 
     async def _end(self) -> None:
         """End every process that was started."""

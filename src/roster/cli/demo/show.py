@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 _COLOURS = {"ready": "green", "busy": "yellow", "draining": "cyan", "starting": "blue"}
+_BAR = 60
 
 
 @dataclass(slots=True)
@@ -66,4 +66,5 @@ class Board:
             style="bold",
         )
         story = [Text("  " + line, style="dim") for line in self.log[-6:]]
-        return Group(head, ProgressBar(total=self.total, completed=self.answered, width=60), table, *story)
+        done = round(_BAR * self.answered / self.total)
+        return Group(head, Text("━" * done, style="green") + Text("━" * (_BAR - done), style="dim"), table, *story)
