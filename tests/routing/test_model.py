@@ -213,10 +213,9 @@ class RouterAgainstModel(RuleBasedStateMachine):
                 )
                 assert node.key in anybody
         else:
-            error: type[AllNodesBusyError | NoCapableNodesError]
-            error = AllNodesBusyError if asked else NoCapableNodesError
-            with pytest.raises(error) as caught:
+            with pytest.raises((AllNodesBusyError, NoCapableNodesError)) as caught:
                 router.pick(capability, **question, exclude=exclude)
+            assert isinstance(caught.value, AllNodesBusyError if asked else NoCapableNodesError)
             table = router.explain(capability, **question, exclude=exclude)
             assert list(caught.value.passed_over) == table
         rows = router.explain(capability, **question, exclude=exclude)

@@ -152,6 +152,46 @@ def test_successes_shrink_the_next_ejection() -> None:
     assert team.out() == {"n0": 20.0}
 
 
+def test_only_successes_in_a_row_shrink_it() -> None:
+    team = Team(4)
+    team.ends("n0", "failed", 5)
+    team.clock.advance(100)
+    assert team.out() == {}
+    for _ in range(5):
+        team.ends("n0", "ok", 9)
+        team.ends("n0", "failed")
+    team.ends("n0", "failed", 4)
+    assert team.out() == {"n0": 20.0}
+
+
+def test_a_command_that_still_hangs_there_is_the_one_that_a_trial_allows() -> None:
+    team = Team(4)
+    team.router.sent("default/n0")
+    team.ends("n0", "failed", 5)
+    team.clock.advance(100)
+    assert team.picked() == {"n1", "n2", "n3"}
+    assert team.router.free(WRITE) == 9
+    # A load of 1 in 3 is the least when the others have two tasks each.
+    for name in ("n1", "n2", "n3"):
+        team.router.sent(f"default/{name}")
+        team.router.sent(f"default/{name}")
+    assert team.picked() == {"n1", "n2", "n3"}
+    team.router.done("default/n0", "cancelled")
+    assert team.picked() == {"n0"}
+
+
+def test_each_returns_at_its_own_time() -> None:
+    team = Team(4)
+    team.ends("n0", "failed", 5)
+    team.clock.advance(4)
+    team.ends("n1", "failed", 5)
+    assert team.out() == {"n0": 6.0, "n1": 10.0}
+    team.clock.advance(6)
+    assert team.picked() == {"n0", "n2", "n3"}
+    team.clock.advance(4)
+    assert team.picked() == {"n0", "n1", "n2", "n3"}
+
+
 def test_jitter_only_lengthens() -> None:
     lengths = set()
     for seed in range(20):

@@ -326,6 +326,15 @@ class TestPools:
         assert router.pick(WRITE).name == "a"
 
 
+def test_versions_without_end_do_not_fill_the_memory() -> None:
+    router = router_of()
+    router.free(WRITE, version=">=2")
+    for number in range(3000):
+        router.update(FakeNode("a", capabilities={WRITE: f"1.0.{number}"}))
+    (pool,) = router._pools._pools.values()
+    assert len(pool._outside) <= 1024
+
+
 @pytest.mark.parametrize(
     "wrong",
     [lambda: Router(strategy="best"), lambda: router_of(FakeNode("a")).pick(WRITE, strategy="best")],

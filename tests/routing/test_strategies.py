@@ -54,6 +54,14 @@ class TestLeastLoaded:
         tried = {f"default/n{number}" for number in range(200)} - {"default/n77"}
         assert router.pick(WRITE, exclude=tried).name == "n77"
 
+    def test_draws_equally_among_few_that_are_left_of_many(self) -> None:
+        router = team(300)
+        left = {"n10", "n150", "n290"}
+        tried = {f"default/n{number}" for number in range(300) if f"n{number}" not in left}
+        drawn = Counter(router.pick(WRITE, exclude=tried).name for _ in range(900))
+        assert set(drawn) == left
+        assert max(abs(count - 300) for count in drawn.values()) < 75
+
     def test_goes_up_a_level_when_the_whole_level_is_excluded(self) -> None:
         router = team(3)
         router.sent("default/n2")

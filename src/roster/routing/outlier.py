@@ -80,8 +80,8 @@ class Record:
         self.trial = False
         self.until: float | None = None
 
-    def succeeded(self, policy: EjectionPolicy) -> bool:
-        """Count a success. Return whether it ended a trial."""
+    def succeeded(self, policy: EjectionPolicy) -> None:
+        """Count a success; it ends a trial."""
         self._push(0, policy.window)
         self._streak = 0
         if self.strikes:
@@ -89,10 +89,7 @@ class Record:
             if self._healing >= policy.heal:
                 self._healing = 0
                 self.strikes -= 1
-        if self.trial and self.until is None:
-            self.trial = False
-            return True
-        return False
+        self.trial = False
 
     def failed(self, policy: EjectionPolicy) -> bool:
         """Count a failure. Return whether the node should be left out now."""
