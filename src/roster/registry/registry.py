@@ -442,7 +442,7 @@ class Registry:
             f"the keys of {space}/{name} are being written all the time: find out who writes them"
         )
 
-    async def prune(self, older_than: float | None = None) -> list[str]:
+    async def prune(self, older_than: float | None = None, *, dry_run: bool = False) -> list[str]:
         """Remove nodes that are offline; return their keys, `namespace/name`.
 
         Passports of dead nodes go by themselves after their retention. This is for those that do not:
@@ -452,6 +452,7 @@ class Registry:
             older_than: only those last seen at least so many seconds ago, by the wall clock as `last_seen`
                 shows it; a founding-style document without a lease, whose death takes us a minute to see,
                 counts by it too.
+            dry_run: remove nothing; return what would go.
         """
         await self.synced()
         gone = []
@@ -464,6 +465,9 @@ class Registry:
                 old = silent is None or silent >= max(older_than, 60.0 if leaseless else 0.0)
                 dead = old and (record.state == "offline" or leaseless)
             if not dead:
+                continue
+            if dry_run:
+                gone.append(record.key)
                 continue
             try:
                 await self.store.transact(
