@@ -1,0 +1,24 @@
+"""The `roster` command: a thin skin over the API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from roster._version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        argv: the arguments without the program's name; None takes `sys.argv`.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args in (["--version"], ["-V"]):
+        # Nothing else is imported: this is what monitoring and package tests ask, and it takes a few milliseconds.
+        print(f"roster {__version__}")
+        return 0
+    from roster.cli.app import run
+
+    return run(args)

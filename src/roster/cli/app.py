@@ -1,0 +1,124 @@
+"""Puts the commands together, runs one, and turns whatever ends it into an exit status."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from roster._version import __version__
+from roster.cli import (
+    call,
+    completion,
+    delete,
+    demo_command,
+    describe,
+    drain,
+    find,
+    get,
+    logs,
+    register,
+    validate,
+    watch,
+)
+from roster.cli.failures import EXIT_CODES, INTERRUPTED, report, report_usage
+from roster.cli.options import epilog, with_shared
+from roster.cli.session import Session
+
+# Public bases of a public class: Typer has moved the classes themselves between modules more than once.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+app = typer.Typer(
+    name="roster",
+    add_completion=False,  # `roster completion` prints the script instead of editing somebody's shell profile
+    rich_markup_mode=None,  # plain help: it need not load a renderer, and brackets in it are brackets
+    pretty_exceptions_enable=False,
+    context_settings=_SETTINGS,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"roster {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    session: Session,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "-V", "--version", help="Show the version.", is_eager=True, callback=_version, show_default=False
+        ),
+    ] = False,
+) -> None:
+    """Find AI agents by what they can do, hand them work, and see who is there."""
+
+
+def _add(function: Callable[..., Any], name: str, examples: Sequence[str], **settings: Any) -> None:
+    app.command(
+        name,
+        epilog=epilog(examples),
+        context_settings={**_SETTINGS, **settings.pop("context_settings", {})},
+        **settings,
+    )(with_shared(function))
+
+
+_CODES = "\b\nExit status:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES)
+_CODES += "\n  `roster register -- CMD` exits with CMD's own status, 128 + n if signal n ended it."
+
+app.callback(epilog=_CODES, context_settings=_SETTINGS)(with_shared(_root))
+_add(validate.validate, "validate", validate.VALIDATE_EXAMPLES)
+_add(validate.schema, "schema", validate.SCHEMA_EXAMPLES)
+_add(
+    register.register,
+    "register",
+    register.EXAMPLES,
+    context_settings={"allow_interspersed_args": False},  # what follows CMD belongs to CMD
+)
+_add(get.get, "get", get.EXAMPLES)
+_add(describe.describe, "describe", describe.EXAMPLES)
+_add(find.find, "find", find.EXAMPLES)
+_add(call.call, "call", call.EXAMPLES)
+_add(drain.drain, "drain", drain.DRAIN_EXAMPLES)
+_add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
+_add(delete.delete, "delete", delete.DELETE_EXAMPLES)
+_add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
+_add(watch.watch, "watch", watch.EXAMPLES)
+_add(demo_command.demo, "demo", demo_command.EXAMPLES)
+_add(completion.completion, "completion", completion.EXAMPLES)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command; return its exit status."""
+    session = Session()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that is not UTF-8 gets escapes instead of an exception.
+            stream.reconfigure(errors="backslashreplace")
+    completion.prepare()
+    try:
+        command = get_command(app)
+        status = command.main(
+            list(args) or ["--help"], prog_name="roster", standalone_mode=False, obj=session
+        )
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except SystemExit as ended:  # Typer's answer to a shell that asks for completions
+        return ended.code if isinstance(ended.code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "roster"
+        return report_usage(error.format_message(), path, session.out)  # type: ignore[attr-defined]  # every usage error has it
+    except Exception as error:  # noqa: BLE001 - the last place: it is told, with an exit status of its own
+        return report(error, session.out, debug=session.debug)
+    finally:
+        logs.quiet()

@@ -1,0 +1,235 @@
+"""`roster get`: what is registered, as kubectl would show it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from roster.cli.complete import complete_objects
+from roster.cli.listing import NodeTable, as_list, document, print_nodes, sort_records
+from roster.cli.names import node_ref, scope, split_objects
+from roster.cli.options import AllNamespaces, Namespace, SelectorText
+from roster.cli.output import Listing
+from roster.cli.session import Session
+from roster.cli.table import Column
+
+if TYPE_CHECKING:
+    from roster.cli.offers import Offer
+    from roster.registry import NodeRecord, Registry
+
+EXAMPLES = (
+    "roster get nodes                              in the namespace default",
+    "roster get nodes -A -o wide                   in all of them, with more columns",
+    "roster get node writer-001 -n ai-team -o yaml",
+    "roster get nodes -l 'role=writer,tier in (a,b)' --sort-by load",
+    "roster get nodes -A --watch                   and every change, until Ctrl-C",
+    "roster get capabilities -A",
+    "roster get nodes -o name | xargs roster drain",
+)
+
+
+def get(
+    session: Session,
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="nodes|capabilities [NAME]...",
+            help="Also: node, no, capability, cap, caps; and node/NAME.",
+            autocompletion=complete_objects,
+        ),
+    ],
+    output: Annotated[Listing, typer.Option("-o", "--output", help="How to print it.")] = Listing.TABLE,
+    selector: SelectorText = None,
+    namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="Go on with every change, until Ctrl-C.", show_default=False)
+    ] = False,
+    sort_by: Annotated[
+        str | None,
+        typer.Option(
+            "--sort-by",
+            metavar="COLUMN|FIELD",
+            help="Such as load, age, or .spec.version.",
+            show_default=False,
+        ),
+    ] = None,
+    no_headers: Annotated[
+        bool, typer.Option("--no-headers", help="No headings.", show_default=False)
+    ] = False,
+) -> None:
+    """List nodes or capabilities.
+
+    Everything that is registered is listed with its state, reachable or not: a dead node stays as offline for a while
+    (an hour, unless it was registered with another ROSTER_RETENTION).
+    """
+    kind, names = split_objects(what)
+    space = scope(namespace, all_namespaces)
+    if kind == "capabilities":
+        if watch or sort_by is not None:
+            raise typer.BadParameter("--watch and --sort-by are for nodes")
+        session.run(_capabilities(session, names, output, selector, space, header=not no_headers))
+        return
+    if watch and sort_by is not None:
+        raise typer.BadParameter(
+            "--sort-by cannot be kept while rows come in: leave out --watch or --sort-by"
+        )
+    if names and selector is not None:
+        raise typer.BadParameter("-l and NAME contradict each other: give one of them")
+    table = NodeTable(wide=output == Listing.WIDE, namespaced=space is None)
+    session.run(
+        _nodes(
+            session,
+            names,
+            output,
+            selector,
+            space,
+            table,
+            watch=watch,
+            sort_by=sort_by,
+            header=not no_headers,
+        )
+    )
+
+
+async def _nodes(
+    session: Session,
+    names: list[str],
+    form: Listing,
+    selector: str | None,
+    namespace: str | None,
+    table: NodeTable,
+    *,
+    watch: bool,
+    sort_by: str | None,
+    header: bool,
+) -> None:
+    out = session.out
+    async with session.registry() as registry:
+        if watch:
+            await _watch(session, registry, names, form, selector, namespace, table, header=header)
+            return
+        if names:
+            records = [record for name in names for record in await _named(registry, name, namespace)]
+        else:
+            records = await registry.find(selector=selector, namespace=namespace)
+        if sort_by is not None:
+            records = sort_records(records, sort_by, out)
+        if not records and form in (Listing.TABLE, Listing.WIDE, Listing.NAME):
+            out.note(await _none("nodes", registry, namespace, selector))
+            return
+        print_nodes(out, records, form, table, header=header, single=len(names) == 1 and len(records) == 1)
+
+
+async def _named(registry: Registry, word: str, namespace: str | None) -> list[NodeRecord]:
+    if namespace is None and "/" not in word:
+        found = [record for record in await registry.find() if record.name == word]
+        return found or [await registry.get(word)]  # which says that there is none
+    ref = node_ref(word, None)
+    return [await registry.get(ref.name, ref.namespace or namespace)]
+
+
+async def _none(kind: str, registry: Registry, namespace: str | None, selector: str | None) -> str:
+    """Say that there is nothing, and where there is something: a namespace is easily forgotten."""
+    matching = f" match {selector!r}" if selector else ""
+    if namespace is None:
+        return f"no {kind}{matching or ' are registered'}"
+    others = len(await registry.find(selector=selector))
+    elsewhere = f" ({others} in others: use -A)" if others and kind == "nodes" else ""
+    if others and kind != "nodes":
+        elsewhere = " (there are some in others: use -A)"
+    return f"no {kind} in namespace {namespace}{matching}{elsewhere}"
+
+
+async def _watch(
+    session: Session,
+    registry: Registry,
+    names: list[str],
+    form: Listing,
+    selector: str | None,
+    namespace: str | None,
+    table: NodeTable,
+    *,
+    header: bool,
+) -> None:
+    """Print what there is, then a row (or a document, one a line) for every change."""
+    out = session.out
+    wanted = {node_ref(name, None).name for name in names}
+    now = [record for name in names for record in await _named(registry, name, namespace)]
+    if not names:
+        now = await registry.find(selector=selector, namespace=namespace)
+    shown = {record.key: record for record in now}
+    printed = None
+    if form in (Listing.TABLE, Listing.WIDE):
+        printed = print_nodes(out, now, form, table, header=header)
+    else:
+        for record in now:
+            _one(session, record, form, record.state)
+    async for event in registry.watch(selector=selector, namespace=namespace):
+        record = event.record
+        if (wanted and event.name not in wanted) or shown.get(record.key) is record:
+            continue  # a watch begins with what there is, which has been printed
+        shown[record.key] = record
+        state = "removed" if event.type == "removed" else record.state
+        if printed is not None:
+            out.row(printed, table.row(record, state))
+        else:
+            _one(session, record, form, state)
+
+
+def _one(session: Session, record: NodeRecord, form: Listing, state: str) -> None:
+    if form == Listing.NAME:
+        session.out.line(f"node/{record.name}")
+        return
+    found = document(record, session.out)
+    found["status"] = {**found.get("status", {}), "state": state}
+    if form == Listing.JSON:
+        session.out.json(found, compact=True)
+    else:
+        session.out.line("---")
+        session.out.yaml(found)
+
+
+async def _capabilities(
+    session: Session,
+    names: list[str],
+    form: Listing,
+    selector: str | None,
+    namespace: str | None,
+    *,
+    header: bool,
+) -> None:
+    from roster.cli.offers import need_offers, offers
+
+    out = session.out
+    async with session.registry() as registry:
+        found = offers(await registry.find(selector=selector, namespace=namespace))
+        if names:
+            found = need_offers(found, names)
+        if form == Listing.NAME:
+            out.lines(f"capability/{offer.name}" for offer in found)
+        elif form in (Listing.JSON, Listing.YAML):
+            items = [offer.to_dict() for offer in found]
+            out.data(items[0] if len(names) == 1 else as_list(items), form)
+        elif found:
+            out.table(*_capability_table(found, wide=form == Listing.WIDE), header=header)
+        else:
+            out.note(await _none("capabilities", registry, namespace, selector))
+
+
+def _capability_table(found: list[Offer], *, wide: bool) -> tuple[list[Column], list[list[str]]]:
+    columns = [Column("NAME"), Column("VERSIONS"), Column("HEALTHY"), Column("DESCRIPTION", gives_way=True)]
+    if wide:
+        columns.append(Column("NODES", gives_way=True))
+    rows = [
+        [
+            offer.name,
+            ",".join(offer.versions),
+            f"{offer.healthy}/{len(offer.nodes)}",
+            offer.description,
+            *([",".join(record.key for record in offer.nodes)] if wide else []),
+        ]
+        for offer in found
+    ]
+    return columns, rows

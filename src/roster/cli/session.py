@@ -1,0 +1,67 @@
+"""What every command is given: the two URLs, the way to print, and a loop to run on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from roster.cli.output import Output
+
+if TYPE_CHECKING:
+    from roster.bus.mindbus import MindBus
+    from roster.orchestrator.orchestrator import Connecting as OrchestratorConnecting
+    from roster.registry import Connecting
+
+T = TypeVar("T")
+
+
+class Session:
+    """One run of the command line.
+
+    Attributes:
+        registry_url: `--registry`, else None: the layer below takes the environment.
+        bus_url: `--bus`, else None.
+        debug: whether a failure shows its traceback.
+        verbose: how often `-v` was given.
+        out: where everything is said.
+    """
+
+    def __init__(self) -> None:
+        self.registry_url: str | None = None
+        self.bus_url: str | None = None
+        self.debug = os.environ.get("ROSTER_DEBUG", "") not in ("", "0")
+        self.verbose = 0
+        self.out = Output()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run the body of a command."""
+        return asyncio.run(work)
+
+    def registry(self) -> Connecting:
+        """Return the registry, for `async with`."""
+        from roster.registry import Registry
+
+        return Registry.connect(self.registry_url)
+
+    def bus(self) -> MindBus:
+        """Return the bus, for `async with`."""
+        from roster.bus.mindbus import MindBus
+
+        return MindBus.connect(self.bus_url)
+
+    def orchestrator(self) -> OrchestratorConnecting:
+        """Return an orchestrator, for `async with`."""
+        from roster.orchestrator import Orchestrator
+
+        return Orchestrator.connect(self.registry_url, self.bus_url)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment for a child process, which is to meet the same registry and bus."""
+        out = dict(os.environ)
+        if self.registry_url is not None:
+            out["ROSTER_REGISTRY"] = self.registry_url
+        if self.bus_url is not None:
+            out["ROSTER_BUS"] = self.bus_url
+        return out
