@@ -101,7 +101,9 @@ class SchemaValidator:
             return faults[:MAX_FAULTS]
         except UnicodeEncodeError:
             return [Fault("", "the value holds half of a surrogate pair, which is no character")]
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            return [Fault("", "the value is nested too deep to be checked")]
+        except ValueError as error:
             return [Fault("", f"the value is not JSON: {escape(str(error))[:200]}")]
 
 
