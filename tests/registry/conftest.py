@@ -16,10 +16,16 @@ from roster.store import open_store
 Open = Callable[[], Awaitable[Registry]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+# Most tests ask the registry, not the engine, and run in memory; those marked so run over a file too.
+each_engine = pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty store of this test alone."""
-    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"sqlite://{tmp_path}/registry.db"
+    if getattr(request, "param", "memory") == "sqlite":
+        return f"sqlite://{tmp_path}/registry.db"
+    return f"memory://{uuid.uuid4().hex}"
 
 
 @pytest.fixture

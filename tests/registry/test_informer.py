@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import eventually, passport
-from tests.registry.conftest import Open
+from tests.registry.conftest import Open, each_engine
 from tests.registry.fakes import Clock, FaultyStore
 
 from roster.errors import NodeNotFoundError, RegistryError, SelectorError, StoreUnavailableError
@@ -28,11 +28,9 @@ async def collect(events: AsyncIterator[NodeEvent], count: int) -> list[str]:
 
 async def test_a_node_that_only_registers_opens_no_watch_and_makes_no_copy(registry: Registry) -> None:
     await registry.register(WRITER)
-    assert not registry.informer.started
-    assert registry.staleness == float("inf")
+    assert (registry.informer.started, registry.staleness) == (False, float("inf"))
     await registry.find()
-    assert registry.informer.started
-    assert registry.staleness == 0.0
+    assert (registry.informer.started, registry.staleness) == (True, 0.0)
 
 
 async def test_a_lookup_never_touches_the_store(faulty: Faulty) -> None:
@@ -166,6 +164,7 @@ async def test_many_nodes_are_listed_by_pages(registry: Registry) -> None:
     assert len(await registry.find_by_capability("write")) == 1203
 
 
+@each_engine
 async def test_a_watch_begins_with_what_is_there_and_tells_each_change(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     registration = await here.register(WRITER)
@@ -198,6 +197,7 @@ async def test_a_watch_can_be_narrowed(open_registry: Open) -> None:
         there.watch(selector="role in (")
 
 
+@each_engine
 async def test_a_watch_ends_with_the_registry(url: str) -> None:
     async with Registry.connect(url) as registry:
         watch = registry.watch()
@@ -246,6 +246,7 @@ async def test_listeners_hear_what_is_there_then_each_change_and_a_bad_one_hurts
     assert heard == ["added", "draining"]
 
 
+@each_engine
 async def test_nodes_are_found_by_every_kind_of_question(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     await here.register(WRITER)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import eventually, passport
-from tests.registry.conftest import Open
+from tests.registry.conftest import Open, each_engine
 from tests.registry.fakes import FaultyStore
 
 from roster.errors import (
@@ -49,6 +49,7 @@ async def hold_from_elsewhere(registry: Registry, ttl: float) -> str:
     return lease.id
 
 
+@each_engine
 async def test_a_registered_node_is_found_and_a_deregistered_one_is_gone(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     registration = await here.register(WRITER)
@@ -76,6 +77,7 @@ async def test_a_passport_may_be_a_path_a_dict_or_a_passport(registry: Registry,
             assert second.key == "default/writer-002"
 
 
+@each_engine
 async def test_closing_the_registry_deregisters(open_registry: Open, url: str) -> None:
     other = await open_registry()
     async with Registry.connect(url) as registry:
@@ -85,6 +87,7 @@ async def test_closing_the_registry_deregisters(open_registry: Open, url: str) -
     assert not (await other.store.list("/ai-team/")).entries
 
 
+@each_engine
 async def test_every_registration_is_another_incarnation_and_the_generation_counts_changes(
     registry: Registry,
 ) -> None:
@@ -110,6 +113,7 @@ async def test_a_name_held_by_a_live_process_is_refused_at_once_and_nothing_chan
     assert await first.store.list("/ai-team/") == before
 
 
+@each_engine
 async def test_fifty_who_race_for_one_name_get_it_exactly_once(open_registry: Open) -> None:
     registries = [await open_registry() for _ in range(5)]
     results = await asyncio.gather(
@@ -121,6 +125,7 @@ async def test_fifty_who_race_for_one_name_get_it_exactly_once(open_registry: Op
     assert (await status(registries[0])).uid == winners[0].uid
 
 
+@each_engine
 async def test_takeover_replaces_the_holder_which_ends_and_does_not_fight_back(open_registry: Open) -> None:
     first, second = await open_registry(), await open_registry()
     old = await first.register(WRITER, ttl=1)
@@ -161,6 +166,7 @@ async def test_a_dead_local_holder_is_replaced_at_once(registry: Registry) -> No
     assert not waits
 
 
+@each_engine
 async def test_a_holder_that_may_be_dead_is_waited_for_until_its_lease_ends(registry: Registry) -> None:
     await hold_from_elsewhere(registry, ttl=1)
     waits: list[str] = []
@@ -180,6 +186,7 @@ async def test_waiting_is_bounded_by_the_callers_wish(registry: Registry) -> Non
     assert (await status(registry)).uid == "theirs"
 
 
+@each_engine
 async def test_a_remote_holder_that_lives_shows_it_within_a_keep_alive(
     open_registry: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +213,7 @@ async def test_contenders_for_a_dead_remote_holders_name_do_not_take_each_other_
     assert sum(isinstance(result, NameConflictError) for result in results) == 2
 
 
+@each_engine
 async def test_a_node_whose_lease_the_store_ended_registers_again_by_itself(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     registration = await here.register(WRITER, ttl=1)
@@ -251,6 +259,7 @@ async def test_a_silent_store_is_no_loss(faulty: tuple[FaultyStore, Registry, Re
     assert not lost
 
 
+@each_engine
 async def test_load_is_written_rarely_and_a_change_of_state_at_once(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     registration = await here.register(WRITER)
@@ -328,6 +337,7 @@ async def test_conditions_are_shown_and_taken_away(open_registry: Open) -> None:
     await eventually(lambda: conditions() == ())
 
 
+@each_engine
 async def test_a_cordon_survives_what_the_node_writes_and_its_new_incarnations(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
     registration = await here.register(WRITER, ttl=1)
@@ -394,6 +404,7 @@ async def test_a_refreshed_passport_beats_for_readers_of_the_founding_document(o
     assert "offline" not in events
 
 
+@each_engine
 async def test_a_dead_node_stays_listed_as_offline_for_its_retention_and_then_goes(url: str) -> None:
     async with Registry.connect(url) as there, Registry.connect(url) as here:
         registration = await here.register(WRITER, ttl=1, retention=2)
@@ -449,6 +460,7 @@ async def test_deleting_a_live_node_needs_force_and_it_comes_back(open_registry:
         await there.delete("nobody")
 
 
+@each_engine
 async def test_offline_nodes_can_be_deleted_and_pruned(registry: Registry) -> None:
     for name in ("dead-1", "dead-2"):
         document = passport(name, "write")

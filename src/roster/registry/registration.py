@@ -653,10 +653,10 @@ class Registration:
         """Another process has the name: end without touching its keys."""
         self._declare_lost(str(error))
         self._error = error
-        self._ended.set()
-        await self._release()
         logger.error("%s", error)
         self._call(self.on_displaced, error)
+        self._ended.set()
+        await self._release()
 
     async def _remove(self) -> None:
         """Delete both keys, if they are still ours."""
