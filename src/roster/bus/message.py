@@ -378,7 +378,8 @@ class Message:
         if self.timeout is not None:
             if not 0 <= self.timeout < math.inf:
                 raise MessageError(f"the timeout must be a number of seconds from 0, not {self.timeout}")
-            event["timeoutms"] = min(math.ceil(self.timeout * 1000), MAX_TIMEOUT_MS)
+            # Up to the next millisecond, but not for the last bit of a product of floats.
+            event["timeoutms"] = min(math.ceil(self.timeout * 1000 - 1e-6), MAX_TIMEOUT_MS)
         event["datacontenttype"] = "application/json"
         event["data"] = _checked_data(self.kind, self.data)
         try:
