@@ -16,14 +16,16 @@ def seat(order: int, active: int, capacity: int, *, out: bool = False) -> Seat[s
 
 def assert_whole(tier: Tier[str]) -> None:
     """The tier's lists, counts and flags agree with its members, and slots with places."""
-    buckets, ranks = tier._buckets, tier._ranks
+    levels, ranks = tier._levels, tier._ranks
     assert ranks == sorted(set(ranks))
-    assert set(ranks) == set(buckets)
+    assert set(ranks) == set(levels)
     placed = {}
-    for rank, bucket in buckets.items():
-        assert bucket
-        for slot, member in enumerate(bucket):
+    for rank, level in levels.items():
+        assert level.rank == rank
+        assert level.seats
+        for slot, member in enumerate(level.seats):
             assert member.slot == slot
+            assert member.level is level
             assert member.rank == rank
             placed[member.order] = member
     for order, member in tier.members.items():

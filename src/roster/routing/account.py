@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from roster.passport import Selector
-from roster.routing.load import Count, rank_of
+from roster.routing.load import Count
 from roster.routing.outlier import Record
 from roster.routing.tier import Seat
 
@@ -77,22 +77,11 @@ class Account:
         self.suspicion: str | None = None
         self.usual: float | None = None
 
-    def standing(self) -> tuple[float, int]:
-        """Return the rank of its load, and how many more tasks it takes."""
-        count = self.count
-        active = count.others + count.mine
-        spare = count.capacity - active
-        if spare < 0:
-            spare = 0
-        elif spare and self.record.trial:
-            spare = 0 if count.mine else 1
-        return rank_of(active, count.capacity), spare
-
     def place(self) -> None:
         """Move its seats to its load of now."""
         seats = self.seats
         if seats:
-            rank, spare = self.standing()
+            rank, spare = self.count.standing()
             for seat in seats:
                 tier = seat.tier
                 if tier is not None:

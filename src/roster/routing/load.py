@@ -59,15 +59,21 @@ def clamp(count: object) -> int | None:
 
 
 class Count:
-    """The running count of one node's load."""
+    """The running count of one node's load.
 
-    __slots__ = ("capacity", "mine", "others", "seq")
+    Attributes:
+        trial: the node is back from an ejection and has not succeeded since: this caller sends it no second
+            command while one is outstanding.
+    """
+
+    __slots__ = ("capacity", "mine", "others", "seq", "trial")
 
     def __init__(self) -> None:
         self.capacity = 0
         self.mine = 0
         self.others = 0
         self.seq = -1
+        self.trial = False
 
     def status(self, active: int, capacity: int, seq: int) -> None:
         """Take in what the registry says: the node's own numbers, written at most every few seconds.
@@ -91,6 +97,16 @@ class Count:
         self.others = max(0, active - mine)
         self.capacity = capacity
         self.seq = seq
+
+    def standing(self) -> tuple[float, int]:
+        """Return the load's rank, and how many more tasks the node takes from this caller."""
+        active = self.others + self.mine
+        capacity = self.capacity
+        if active >= capacity:
+            return rank_of(active, capacity), 0
+        if self.trial:
+            return -active / capacity, 0 if self.mine else 1
+        return -active / capacity, capacity - active
 
     def load(self) -> Load:
         """Return the numbers."""

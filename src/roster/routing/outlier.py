@@ -64,11 +64,10 @@ class Record:
     Attributes:
         failures: failures that spoke for its ejection, shown while it is out.
         strikes: ejections not yet healed.
-        trial: it has come back and has not succeeded since.
         until: when its ejection ends, on the caller's clock; None while it is not ejected.
     """
 
-    __slots__ = ("_bits", "_healing", "_streak", "failures", "strikes", "trial", "until")
+    __slots__ = ("_bits", "_healing", "_streak", "failures", "strikes", "until")
 
     def __init__(self) -> None:
         # The last results, the newest lowest, 1 = failed, under a leading 1 that marks how many they are.
@@ -77,11 +76,10 @@ class Record:
         self._healing = 0
         self.failures = 0
         self.strikes = 0
-        self.trial = False
         self.until: float | None = None
 
     def succeeded(self, policy: EjectionPolicy) -> None:
-        """Count a success; it ends a trial."""
+        """Count a success."""
         self._push(0, policy.window)
         self._streak = 0
         if self.strikes:
@@ -89,10 +87,9 @@ class Record:
             if self._healing >= policy.heal:
                 self._healing = 0
                 self.strikes -= 1
-        self.trial = False
 
-    def failed(self, policy: EjectionPolicy) -> bool:
-        """Count a failure. Return whether the node should be left out now."""
+    def failed(self, policy: EjectionPolicy, *, trial: bool) -> bool:
+        """Count a failure, perhaps of a node on trial. Return whether the node should be left out now."""
         self._push(1, policy.window)
         self._streak += 1
         self._healing = 0
@@ -100,7 +97,7 @@ class Record:
             return False
         volume = self._bits.bit_length() - 1
         failures = self._bits.bit_count() - 1
-        if self.trial or self._streak >= policy.consecutive:
+        if trial or self._streak >= policy.consecutive:
             self.failures = self._streak
             return True
         if volume >= policy.volume and failures >= policy.rate * volume:
@@ -114,9 +111,8 @@ class Record:
         self.strikes += 1
 
     def back(self) -> None:
-        """Take it back, on trial, with a clean sheet."""
+        """Take it back with a clean sheet."""
         self.until = None
-        self.trial = True
         self._bits = 1
         self._streak = 0
         self._healing = 0

@@ -77,7 +77,7 @@ class Pool:
                 return
             self.dismiss(account)
         if tier is not None:
-            rank, spare = account.standing()
+            rank, spare = account.count.standing()
             out = account.record.until is not None
             seat = Seat(account, account.node.key, account.order, rank, spare, out=out)
             account.seats.append(seat)

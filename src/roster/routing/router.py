@@ -258,11 +258,12 @@ class Router:
                 account.took(duration)
             if policy is not None:
                 account.record.succeeded(policy)
+                account.count.trial = False
         elif outcome == "refused":
             self._refused += 1
         elif outcome != "cancelled" and policy is not None:
             blamed = blame and not self.lagging
-            if blamed and account.record.failed(policy):
+            if blamed and account.record.failed(policy, trial=account.count.trial):
                 self._eject(account, policy)
         account.place()
 
@@ -393,6 +394,7 @@ class Router:
                 continue
             del self._ejected[key]
             account.record.back()
+            account.count.trial = True
             self._returned += 1
             for seat in account.seats:
                 if seat.tier is not None:

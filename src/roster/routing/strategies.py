@@ -133,7 +133,7 @@ class Sticky:
         winner: Seat[Any] | None = None
         highest = b""
         for seat in tier.members.values():
-            if seat.slot < 0 or seat.key in exclude:
+            if seat.level is None or seat.key in exclude:
                 continue
             scorer = start.copy()
             scorer.update(seat.key.encode("utf-8", "surrogatepass"))

@@ -22,6 +22,16 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+class _Level(Generic[T]):
+    """The open seats of one load."""
+
+    __slots__ = ("rank", "seats")
+
+    def __init__(self, rank: float) -> None:
+        self.rank = rank
+        self.seats: list[Seat[T]] = []
+
+
 class Seat(Generic[T]):
     """The place of one candidate in one tier.
 
@@ -33,10 +43,11 @@ class Seat(Generic[T]):
         spare: how many more tasks it takes; nothing at or below 0.
         out: whether it is ejected.
         tier: the tier it is a member of, None before it joins one.
-        slot: its index in the list of its load, -1 while it is no candidate or has no room.
+        level: where the open seats of its load are, None while it is no candidate or has no room.
+        slot: its index there.
     """
 
-    __slots__ = ("key", "order", "out", "rank", "slot", "spare", "tier", "what")
+    __slots__ = ("key", "level", "order", "out", "rank", "slot", "spare", "tier", "what")
 
     def __init__(self, what: T, key: str, order: int, rank: float, spare: int, *, out: bool = False) -> None:
         self.what = what
@@ -45,13 +56,14 @@ class Seat(Generic[T]):
         self.rank = rank
         self.spare = spare
         self.out = out
-        self.slot = -1
+        self.slot = 0
+        self.level: _Level[T] | None = None
         self.tier: Tier[T] | None = None
 
     @property
     def open(self) -> bool:
         """Whether it is a candidate with room."""
-        return self.slot >= 0
+        return self.level is not None
 
 
 class Tier(Generic[T]):
@@ -66,7 +78,7 @@ class Tier(Generic[T]):
         version: grows with every change of membership; a strategy that keeps a list of its own compares it.
     """
 
-    __slots__ = ("_buckets", "_ranks", "members", "out", "panic", "room", "version")
+    __slots__ = ("_levels", "_ranks", "members", "out", "panic", "room", "version")
 
     def __init__(self) -> None:
         self.members: dict[int, Seat[T]] = {}
@@ -74,17 +86,17 @@ class Tier(Generic[T]):
         self.panic = False
         self.room = 0
         self.version = 0
-        self._buckets: dict[float, list[Seat[T]]] = {}
+        self._levels: dict[float, _Level[T]] = {}
         self._ranks: list[float] = []
 
     def best(self) -> list[Seat[T]]:
         """Return the least loaded candidates with room, all of one load; empty when nobody has room."""
-        return self._buckets[self._ranks[-1]] if self._ranks else []
+        return self._levels[self._ranks[-1]].seats if self._ranks else []
 
     def levels(self) -> Iterator[list[Seat[T]]]:
         """Yield the candidates with room, a list for each load, the lightest load first."""
         for rank in reversed(self._ranks):
-            yield self._buckets[rank]
+            yield self._levels[rank].seats
 
     def has_candidate(self, exclude: Collection[str] = ()) -> bool:
         """Whether there is a candidate that is not excluded, with room or without."""
@@ -109,11 +121,12 @@ class Tier(Generic[T]):
             seat.spare = spare
             return
         self.room += spare - seat.spare
-        if seat.slot >= 0:
-            if spare and rank == seat.rank:
+        level = seat.level
+        if level is not None:
+            if spare and rank == level.rank:
                 seat.spare = spare
                 return
-            self._lift(seat)
+            self._lift(seat, level)
         seat.rank = rank
         seat.spare = spare
         if spare:
@@ -179,27 +192,29 @@ class Tier(Generic[T]):
 
     def _exit(self, seat: Seat[T]) -> None:
         self.room -= seat.spare
-        if seat.slot >= 0:
-            self._lift(seat)
+        if seat.level is not None:
+            self._lift(seat, seat.level)
 
     def _drop(self, seat: Seat[T]) -> None:
-        """Append it to the list of its load."""
-        bucket = self._buckets.get(seat.rank)
-        if bucket is None:
-            bucket = self._buckets[seat.rank] = []
+        """Append it to the seats of its load."""
+        level = self._levels.get(seat.rank)
+        if level is None:
+            level = self._levels[seat.rank] = _Level(seat.rank)
             insort(self._ranks, seat.rank)
-        seat.slot = len(bucket)
-        bucket.append(seat)
+        # One float for all seats of a level: among 100 000 nodes each object of a seat's own is a miss of the cache.
+        seat.rank = level.rank
+        seat.level = level
+        seat.slot = len(level.seats)
+        level.seats.append(seat)
 
-    def _lift(self, seat: Seat[T]) -> None:
-        """Take it out of the list of its load: the last one there takes its slot."""
-        rank = seat.rank
-        bucket = self._buckets[rank]
-        last = bucket.pop()
+    def _lift(self, seat: Seat[T], level: _Level[T]) -> None:
+        """Take it out of the seats of its load: the last one there takes its slot."""
+        seats = level.seats
+        last = seats.pop()
         if last is not seat:
             last.slot = seat.slot
-            bucket[seat.slot] = last
-        elif not bucket:
-            del self._buckets[rank]
-            del self._ranks[bisect_left(self._ranks, rank)]
-        seat.slot = -1
+            seats[seat.slot] = last
+        elif not seats:
+            del self._levels[level.rank]
+            del self._ranks[bisect_left(self._ranks, level.rank)]
+        seat.level = None
