@@ -46,7 +46,11 @@ def _agent(directory: str) -> Iterator[subprocess.Popen[bytes]]:
                     "type": "agent",
                     "version": "1.0.0",
                     "capabilities": [
-                        {"name": "echo", "input_schema": {"text": "string"}, "output_schema": {"text": "string"}}
+                        {
+                            "name": "echo",
+                            "input_schema": {"text": "string"},
+                            "output_schema": {"text": "string"},
+                        }
                     ],
                     "resources": {"max_concurrent_tasks": _IN_FLIGHT},
                 },

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 if _BOOTTIME is not None:
+    _CLOCK: int = _BOOTTIME
 
     def boottime() -> float:
         """Return seconds since the machine booted, suspend included: the clock for everything that decides."""
-        return time.clock_gettime(_BOOTTIME)
+        return time.clock_gettime(_CLOCK)
 
 else:  # macOS: its monotonic clock does not count suspend, the documented weakness there
 

@@ -47,6 +47,17 @@ def test_params_become_arguments_and_the_context_comes_along() -> None:
     assert run(handler, topic="пчёлы") == {"topic": "пчёлы", "style": "plain", "node": "default/n"}
 
 
+def test_a_default_fills_in_what_the_passport_names_and_the_caller_leaves_out() -> None:
+    # The founding document declares a style and calls without one.
+    def work(topic: str, style: str = "plain") -> dict[str, Any]:
+        return {"topic": topic, "style": style}
+
+    handler = bind(capability(input_schema={"topic": "string", "style": "string"}), work)
+    assert run(handler, topic="AI trends 2025") == {"topic": "AI trends 2025", "style": "plain"}
+    with pytest.raises(InvalidParamsError, match="topic: required"):
+        handler.check_params({"style": "x"})
+
+
 def test_annotations_give_the_schema_where_the_passport_gives_none() -> None:
     def work(topic: str, count: int = 1) -> dict[str, Any]:
         return {"topic": topic * count}

@@ -101,6 +101,21 @@ async def test_params_are_held_against_the_schema_before_anything_is_sent(urls: 
     assert called == []
 
 
+async def test_a_field_that_only_the_node_can_fill_in_is_judged_by_the_node(urls: Urls) -> None:
+    def work(topic: str, style: str = "plain") -> str:
+        return f"{topic}, {style}"
+
+    capability = {"name": "work", "input_schema": {"topic": "string", "style": "string"}}
+    async with team(urls, ("a", work), capability=capability) as (orchestrator, _):
+        assert await orchestrator.call("work", {"topic": "bees"}) == "bees, plain"
+        with pytest.raises(InvalidParamsError, match="topic: required") as caught:
+            await orchestrator.call("work", {"style": "x"})
+        assert caught.value.outcome == "refused"
+        with pytest.raises(InvalidParamsError) as caught:
+            await orchestrator.call("work", {"topic": "bees", "tone": "x"})
+        assert caught.value.outcome == "not_sent"
+
+
 async def test_nobody_can_says_so_at_once_and_why_of_each(urls: Urls) -> None:
     async with team(urls, ("a", lambda: None), labels={"tier": "lead"}) as (orchestrator, nodes):
         with pytest.raises(NoCapableNodesError, match="no registered node has the capability 'fly'"):

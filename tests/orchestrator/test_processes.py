@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chaos.load import send
 from chaos.team import Team, team
+from tests.conftest import eventually
+
 from roster import Orchestrator
 from roster.errors import DeliveryError, NoCapableNodesError
-from tests.conftest import eventually
 
 Urls = tuple[str, str]
 
@@ -20,13 +21,22 @@ Urls = tuple[str, str]
 def running(agents: Team, *, on: str) -> list[str]:
     """Return the commands that this agent has begun and not finished."""
     effects = agents.effects()
-    return [c for c, nodes in effects.nodes.items() if nodes[-1] == f"chaos/{on}" and effects.ended[c] < effects.started[c]]
+    return [
+        c
+        for c, nodes in effects.nodes.items()
+        if nodes[-1] == f"chaos/{on}" and effects.ended[c] < effects.started[c]
+    ]
+
+
+def _begun(agents: Team, command: str, times: int) -> bool:
+    return agents.effects().started[command] == times
 
 
 async def test_what_a_killed_agent_had_in_hand_is_answered_by_another_at_once() -> None:
-    async with team(None, None, capacity=4) as agents, Orchestrator.connect(
-        agents.registry_url, agents.bus_url
-    ) as orchestrator:
+    async with (
+        team(None, None, capacity=4) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await asyncio.gather(agents.start("a1"), agents.start("a2"))
         await agents.ready(orchestrator, ["a1", "a2"])
         load = asyncio.create_task(send(orchestrator, 24, in_flight=6, seconds=0.1))
@@ -43,9 +53,10 @@ async def test_what_a_killed_agent_had_in_hand_is_answered_by_another_at_once() 
 
 
 async def test_work_that_must_not_run_twice_is_not_sent_again_after_a_kill() -> None:
-    async with team(None, None, capabilities=[{"name": "work", "idempotent": False}]) as agents, Orchestrator.connect(
-        agents.registry_url, agents.bus_url
-    ) as orchestrator:
+    async with (
+        team(None, None, capabilities=[{"name": "work", "idempotent": False}]) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await asyncio.gather(agents.start("a1"), agents.start("a2"))
         await agents.ready(orchestrator, ["a1", "a2"])
         call = asyncio.create_task(
@@ -61,7 +72,10 @@ async def test_work_that_must_not_run_twice_is_not_sent_again_after_a_kill() -> 
 
 
 async def test_a_command_that_kills_three_agents_is_not_tried_on_a_fourth(tmp_path: Path) -> None:
-    async with team(None, None) as agents, Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator:
+    async with (
+        team(None, None) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         names = ["a1", "a2", "a3", "a4"]
         await asyncio.gather(*(agents.start(name) for name in names))
         await agents.ready(orchestrator, names)
@@ -69,7 +83,7 @@ async def test_a_command_that_kills_three_agents_is_not_tried_on_a_fourth(tmp_pa
             orchestrator.call("work", {"command": "deadly", "seconds": 30}, timeout=60, namespace="chaos")
         )
         for strike in range(3):
-            await eventually(lambda strike=strike: agents.effects().started["deadly"] == strike + 1)
+            await eventually(partial(_begun, agents, "deadly", strike + 1))
             await agents.kill(agents.effects().nodes["deadly"][-1].split("/")[1])
         with pytest.raises(DeliveryError) as caught:
             await call
@@ -78,9 +92,10 @@ async def test_a_command_that_kills_three_agents_is_not_tried_on_a_fourth(tmp_pa
 
 
 async def test_an_agent_killed_and_started_again_at_once_does_not_wait_out_its_old_lease() -> None:
-    async with team(None, None, ttl=30.0) as agents, Orchestrator.connect(
-        agents.registry_url, agents.bus_url
-    ) as orchestrator:
+    async with (
+        team(None, None, ttl=30.0) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await agents.start("a1")
         await agents.ready(orchestrator, ["a1"])
         before = await orchestrator.registry.get("a1", "chaos")
@@ -96,10 +111,15 @@ async def test_an_agent_killed_and_started_again_at_once_does_not_wait_out_its_o
 
 
 async def test_a_terminated_agent_finishes_its_work_exits_with_zero_and_leaves_no_trace() -> None:
-    async with team(None, None) as agents, Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator:
+    async with (
+        team(None, None) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await agents.start("a1")
         await agents.ready(orchestrator, ["a1"])
-        call = asyncio.create_task(orchestrator.call("work", {"command": "c", "seconds": 0.3}, namespace="chaos"))
+        call = asyncio.create_task(
+            orchestrator.call("work", {"command": "c", "seconds": 0.3}, namespace="chaos")
+        )
         await eventually(lambda: agents.effects().started["c"] == 1)
         status = asyncio.create_task(agents.retire("a1"))
         assert (await call)["node"] == "chaos/a1"
@@ -110,9 +130,10 @@ async def test_a_terminated_agent_finishes_its_work_exits_with_zero_and_leaves_n
 
 
 async def test_an_agent_frozen_for_longer_than_its_ttl_comes_back_by_itself_under_a_new_uid() -> None:
-    async with team(None, None, ttl=1.0) as agents, Orchestrator.connect(
-        agents.registry_url, agents.bus_url
-    ) as orchestrator:
+    async with (
+        team(None, None, ttl=1.0) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await agents.start("a1")
         await agents.ready(orchestrator, ["a1"])
         before = (await orchestrator.registry.get("a1", "chaos")).uid
@@ -130,9 +151,10 @@ async def test_an_agent_frozen_for_longer_than_its_ttl_comes_back_by_itself_unde
 
 async def test_a_rolling_restart_under_load_fails_nothing_and_does_nothing_twice() -> None:
     names = ["a1", "a2", "a3"]
-    async with team(None, None, capacity=4) as agents, Orchestrator.connect(
-        agents.registry_url, agents.bus_url
-    ) as orchestrator:
+    async with (
+        team(None, None, capacity=4) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
         await asyncio.gather(*(agents.start(name) for name in names))
         await agents.ready(orchestrator, names)
         load = asyncio.create_task(send(orchestrator, 150, in_flight=8, seconds=0.05, rate=60))

@@ -111,6 +111,7 @@ def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
         schema = _schema_of(capability, fields)
     elif schema is not None:
         faults += _contradictions(schema, fields, is_open)
+        schema = _with_defaults(schema, fields)
     output = capability.output_json_schema
     returned = hints.get("return")
     if output is None and returned not in (None, Any, inspect.Parameter.empty):
@@ -211,6 +212,15 @@ def _schema_of(capability: Capability, fields: Mapping[str, tuple[Any, bool]]) -
     if definitions:
         out["$defs"] = definitions
     return out
+
+
+def _with_defaults(
+    schema: dict[str, Any] | bool, fields: Mapping[str, tuple[Any, bool]]
+) -> dict[str, Any] | bool:
+    """Let params be left out for which the function has a default: the default fills them in."""
+    if isinstance(schema, bool) or not isinstance(required := schema.get("required"), list):
+        return schema
+    return {**schema, "required": [name for name in required if name not in fields or fields[name][1]]}
 
 
 def _contradictions(

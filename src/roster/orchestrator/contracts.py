@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from roster.errors import InvalidParamsError
+from roster.errors import DocumentError, InvalidParamsError
 from roster.passport import SchemaValidator
 from roster.registry import NodeRecord
+
+logger = logging.getLogger("roster.orchestrator")
 
 _KEPT = 4096
 
@@ -57,10 +60,16 @@ def _read(node: NodeRecord, capability: str) -> Contract:
     declared = node.passport.capability(capability)
     if declared is None:  # the record changed between index and here; the node itself will refuse
         return Contract(capability, None, None, None)
-    schema = declared.input_json_schema
+    validator: SchemaValidator | None = None
+    try:
+        schema = declared.caller_json_schema
+        validator = SchemaValidator.of(schema) if schema is not None else None
+    except DocumentError as error:
+        # Whoever registered it wrote it past our checks. The node itself has the last word on its params.
+        logger.warning("%s declares %s with a schema that cannot be used: %s", node.key, capability, error)
     return Contract(
         capability,
-        SchemaValidator.of(schema) if schema is not None else None,
+        validator,
         declared.idempotent,
         declared.timeout,
     )

@@ -89,6 +89,22 @@ class Capability:
         return copy.deepcopy(schema.expand(self._data.get("input_schema"), "input"))
 
     @property
+    def caller_json_schema(self) -> JsonSchema | bool | None:
+        """The schema that a caller can hold params against before it sends them (a copy), or None: no contract.
+
+        The founding document declares `style: string` and calls without a style: a field of the shorthand may be left out
+        where the function behind it has a default, and only the node knows that. So a caller looks at everything but
+        whether a shorthand's field is there; the node looks at that too. A JSON Schema means what it says.
+
+        Raises:
+            DocumentError: as `input_json_schema`.
+        """
+        written, expanded = self._data.get("input_schema"), self.input_json_schema
+        if isinstance(written, dict) and isinstance(expanded, dict) and not schema.is_json_schema(written):
+            expanded.pop("required", None)
+        return expanded
+
+    @property
     def output_json_schema(self) -> JsonSchema | bool | None:
         """The schema of its result as JSON Schema 2020-12 (a copy), or None: no contract.
 

@@ -67,4 +67,6 @@ class Board:
         )
         story = [Text("  " + line, style="dim") for line in self.log[-6:]]
         done = round(_BAR * self.answered / self.total)
-        return Group(head, Text("━" * done, style="green") + Text("━" * (_BAR - done), style="dim"), table, *story)
+        return Group(
+            head, Text("━" * done, style="green") + Text("━" * (_BAR - done), style="dim"), table, *story
+        )
