@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from tests.bus.helpers import Child, ask, echo, soon, until
 
-from roster.bus import Bus, Delivery, Message, frames, local_server, open_bus, sockets
+from roster.bus import Bus, Delivery, Message, frames, local_guest, open_bus, sockets
 from roster.bus.local import LocalBus
 from roster.bus.sockets import queue_stem
 from roster.errors import BusUnavailableError, Code, ConfigError, DeliveryError
@@ -437,7 +437,7 @@ async def test_garbage_costs_its_sender_the_connection_and_hurts_nobody_else(
 async def test_who_says_no_hello_is_closed_after_a_deadline(
     directory: Path, connect: Callable[[], Bus], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_server, "HELLO_SECONDS", 0.05)
+    monkeypatch.setattr(local_guest, "HELLO_SECONDS", 0.05)
     await connect().serve("q", echo)
     connection = raw_connection(directory)
     connection.sendall(HELLO[:-1])
@@ -496,8 +496,8 @@ async def test_a_caller_lets_go_of_a_program_that_is_no_consumer(
 async def test_a_caller_that_does_not_read_its_answers_is_let_go(
     directory: Path, connect: Callable[[], Bus], caller: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_server, "MAX_WAITING_BYTES", 2_000_000)
-    monkeypatch.setattr(local_server, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(local_guest, "MAX_WAITING_BYTES", 2_000_000)
+    monkeypatch.setattr(local_guest, "SLOW_SECONDS", 0.1)
 
     def generous(delivery: Delivery) -> None:
         delivery.reply(Message.result_for(delivery.message, "x" * 900_000))

@@ -16,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roster.bus import Kind, Load, Message, error_from
-from roster.bus.message import MAX_DEPTH, new_id
+from roster.bus.message import new_id
+from roster.bus.strictjson import MAX_DEPTH
 from roster.errors import (
     AllNodesBusyError,
     Attempt,
@@ -460,6 +461,22 @@ def test_without_a_reason_the_code_and_the_outcome_decide(
     error = error_from(Message.from_bytes(message.to_bytes()))
     assert type(error) is expected
     assert error.outcome == outcome
+
+
+def test_an_exception_whose_text_cannot_travel_still_arrives() -> None:
+    error = OSError("no such file: \udce9t\udce9.txt" + "!" * 2_000_000)
+    back = error_from(Message.from_bytes(Message.error_for(Message.command("a"), error).to_bytes()))
+    assert str(back).startswith("OSError: no such file: ?t?.txt!!!")
+
+
+def test_numbers_that_no_float_holds_do_not_break_the_reading_of_an_error() -> None:
+    huge = 10**400
+    data = {"code": "X", "message": "m", "retry_after": huge, "reason": "AllNodesBusyError"}
+    data["attempts"] = [{"node": "n", "started": huge, "duration": -huge}, "no attempt"]
+    error = error_from(Message.from_bytes(Message(Kind.ERROR, data).to_bytes()))
+    assert isinstance(error, AllNodesBusyError)
+    assert error.retry_after == 1.0
+    assert [(each.node, each.started, each.duration) for each in error.attempts] == [("n", 0.0, 0.0)]
 
 
 @given(json_objects)

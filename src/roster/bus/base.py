@@ -191,6 +191,8 @@ class Bus(Protocol):
     ) -> int:
         """Hand a message to everybody whose patterns match; return how many places it was handed to.
 
+        0: nobody listens. A broker that hands it on counts as one place.
+
         Args:
             on_reply: called with each answer (a control message may be answered by every node that got it).
         """

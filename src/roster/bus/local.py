@@ -24,7 +24,8 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.bus import frames
 from roster.bus.local_client import Link, LocalExchange
-from roster.bus.local_server import LocalConsumer, LocalDelivery, LocalSubscription, Server
+from roster.bus.local_guest import LocalDelivery
+from roster.bus.local_server import LocalConsumer, LocalSubscription, Server
 from roster.bus.message import MAX_MESSAGE_BYTES, REQUESTS, Message, check_kind
 from roster.bus.sockets import (
     Neighbour,
@@ -285,15 +286,18 @@ class LocalBus:
 
     def _connect(self, stem: str, name: str) -> Link | None:
         """Connect at once; None when the consumer lives and its backlog is full."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.setblocking(False)
             sock.connect(os.fspath(self.directory / f"{stem}.sock"))
         except BlockingIOError:  # Linux: EAGAIN is a full backlog, not a connection in progress
-            sock.close()
+            if sock is not None:
+                sock.close()
             return None
-        except OSError as error:
-            sock.close()
+        except OSError as error:  # no descriptor left is among them
+            if sock is not None:
+                sock.close()
             if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
                 raise BusUnavailableError(f"nobody consumes the queue {name!r} on {self.url}") from None
             raise BusUnavailableError(

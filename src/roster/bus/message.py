@@ -20,8 +20,6 @@ Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
 import os
 import re
@@ -29,32 +27,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
-from typing import Any, NoReturn, TypeVar, cast, get_args
+from typing import Any, cast
 
 from roster._clock import utc_now
-from roster.errors import (
-    AllNodesBusyError,
-    Attempt,
-    BusUnavailableError,
-    CallCancelledError,
-    CallError,
-    CallTimeoutError,
-    Code,
-    DeliveryError,
-    InvalidParamsError,
-    InvalidResultError,
-    MessageError,
-    Outcome,
-    RemoteError,
-)
+from roster.bus import strictjson
+from roster.bus.failure import OUTCOMES, error_data, error_from_data
+from roster.errors import CallError, Code, MessageError
 
 MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_DEPTH = 64
 MAX_ATTRIBUTES_CHARS = 16 * 1024
 MAX_EXTENSIONS = 32
 MAX_TIMEOUT_MS = 2**31 - 1  # CloudEvents' Integer is 32 bits, signed: 24 days
-
-_E = TypeVar("_E", bound=CallError)
 
 
 class Kind(StrEnum):
@@ -110,48 +93,19 @@ def new_id() -> str:
     return f"{_prefix}-{next(_counter):x}"
 
 
-# --- JSON ---------------------------------------------------------------------------------------------------
+# --- attributes ---------------------------------------------------------------------------------------------
 
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text[:32]} is out of range")
-    return value
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _EXTENSION = re.compile(r"[a-z0-9]{1,32}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _LOAD = re.compile(r"(\d{1,9})/(\d{1,9})/(\d{1,9})/(\d{1,18})", re.ASCII)
 _KINDS = {str(kind): kind for kind in Kind}
-_OUTCOMES = get_args(Outcome)  # a tuple: what is looked up in it may be unhashable
 _RESERVED = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data", "data_base64"}
     | {"correlationid", "replyto", "priority", "timeoutms", "nodeuid", "idempotencykey", "ancestors"}
     | {"traceparent", "tracestate", "nodeload"}
 )
 _ANONYMOUS = "/"  # CloudEvents wants a `source` that is not empty
-
-
-def _too_deep(value: object) -> bool:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for container in level:
-            items = container.values() if isinstance(container, dict) else container
-            inner += [item for item in items if isinstance(item, (dict, list, tuple))]
-        if not inner:
-            return False
-        level = inner
-    return True
 
 
 def _size_error(size: int, limit: int) -> MessageError:
@@ -267,7 +221,7 @@ class Message:
         """
         return cls(
             Kind.ERROR,
-            _error_data(error),
+            error_data(error),
             source=source,
             subject=command.subject,
             correlation=command.id,
@@ -382,20 +336,9 @@ class Message:
             event["timeoutms"] = min(math.ceil(self.timeout * 1000 - 1e-6), MAX_TIMEOUT_MS)
         event["datacontenttype"] = "application/json"
         event["data"] = _checked_data(self.kind, self.data)
-        try:
-            raw = _encode(event).encode()
-        except UnicodeEncodeError as error:
-            raise MessageError("the message holds a lone surrogate, which is no character") from error
-        except TypeError as error:
-            raise MessageError(f"the message holds what JSON cannot say: {error}") from error
-        except RecursionError as error:
-            raise MessageError(f"the message is nested deeper than {MAX_DEPTH} levels") from error
-        except ValueError as error:  # NaN and infinities, cycles, integers of more than 4 300 digits
-            raise MessageError(f"the message holds what JSON cannot say: {error}") from error
+        raw = strictjson.encode(event)
         if len(raw) > limit:
             raise _size_error(len(raw), limit)
-        if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _too_deep(event):
-            raise MessageError(f"the message is nested deeper than {MAX_DEPTH} levels")
         return raw
 
     @classmethod
@@ -408,23 +351,9 @@ class Message:
         """
         if len(raw) > limit:
             raise _size_error(len(raw), limit)
-        try:
-            text = str(raw, "utf-8")
-            event = _decode(text)
-            if "\\u" in text and _SURROGATE_ESCAPE.search(text):
-                _encode(event).encode()  # a pair is one character now; a lone half cannot be encoded
-        except UnicodeDecodeError as error:
-            raise MessageError("the message is not UTF-8") from error
-        except UnicodeEncodeError as error:
-            raise MessageError("the message holds a lone surrogate, which is no character") from error
-        except RecursionError as error:
-            raise MessageError(f"the message is nested deeper than {MAX_DEPTH} levels") from error
-        except ValueError as error:
-            raise MessageError(f"the message is not JSON: {error}") from error
+        event = strictjson.decode(raw)
         if not isinstance(event, dict):
             raise MessageError("the message is not a JSON object")
-        if text.count("{") + text.count("[") > MAX_DEPTH and _too_deep(event):
-            raise MessageError(f"the message is nested deeper than {MAX_DEPTH} levels")
         return _from_event(event)
 
 
@@ -469,7 +398,7 @@ def _checked_data(kind: Kind, data: Any) -> dict[str, Any]:
     elif kind is Kind.ERROR:
         if not isinstance(data.get("code"), str) or not isinstance(data.get("message"), str):
             raise MessageError("an error's data need `code` and `message` (text)")
-        if data.get("outcome", "unknown") not in _OUTCOMES or not isinstance(
+        if data.get("outcome", "unknown") not in OUTCOMES or not isinstance(
             data.get("retryable", False), bool
         ):
             raise MessageError(
@@ -586,115 +515,6 @@ def _extensions(event: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-# --- errors -------------------------------------------------------------------------------------------------
-
-_CLASSES: dict[str, type[CallError]] = {
-    each.__name__: each
-    for each in (
-        InvalidParamsError,
-        InvalidResultError,
-        MessageError,
-        BusUnavailableError,
-        DeliveryError,
-        RemoteError,
-        CallTimeoutError,
-        CallCancelledError,
-    )
-}
-_MAX_ATTEMPTS = 16
-
-
-def _error_data(error: BaseException) -> dict[str, Any]:
-    if not isinstance(error, CallError):
-        if isinstance(error, asyncio.CancelledError):
-            error = CallCancelledError("the work was cancelled")
-        else:
-            error = RemoteError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-    data: dict[str, Any] = {
-        "code": str(error.code),
-        "message": str(error.args[0]) if error.args else "",
-        "retryable": bool(error.retryable),
-        "outcome": error.outcome,
-        "reason": type(error).__name__,
-        "details": error.details,
-    }
-    if isinstance(error, AllNodesBusyError):
-        data["retry_after"] = error.retry_after
-    if error.attempts:
-        data["attempts"] = [
-            {
-                "node": attempt.node,
-                "started": attempt.started,
-                "duration": attempt.duration,
-                "error": attempt.error,
-                "code": str(attempt.code),
-                "outcome": attempt.outcome,
-            }
-            for attempt in error.attempts[-_MAX_ATTEMPTS:]
-        ]
-    return data
-
-
-def _code(value: Any) -> Code:
-    try:
-        return Code(value)
-    except ValueError:
-        return Code.UNKNOWN
-
-
-def _attempts(value: Any) -> list[Attempt]:
-    found: list[Attempt] = []
-    for each in value[:_MAX_ATTEMPTS] if isinstance(value, list) else []:
-        if not isinstance(each, dict):
-            continue
-        started, duration, outcome = each.get("started"), each.get("duration"), each.get("outcome")
-        found.append(
-            Attempt(
-                node=str(each.get("node", "")),
-                started=float(started) if isinstance(started, (int, float)) else 0.0,
-                duration=float(duration) if isinstance(duration, (int, float)) else 0.0,
-                error=str(each.get("error", "")),
-                code=_code(each.get("code")),
-                outcome=cast("Outcome", outcome) if outcome in _OUTCOMES else "unknown",
-            )
-        )
-    return found
-
-
 def error_from(message: Message) -> CallError:
-    """Return the exception that an error message tells of, with its code, outcome, details and attempts.
-
-    The class is the one the sender names in `reason`, if it is one that an answer can mean. Without that: the
-    code and the outcome decide (`CANCELLED`, `DEADLINE_EXCEEDED`, a refused `INVALID_ARGUMENT`, any other
-    refusal); what is left is a `RemoteError`.
-    """
-    data = message.data
-    code = _code(data.get("code"))
-    outcome = cast("Outcome", data.get("outcome", "unknown"))
-    reason = data.get("reason")
-    text = str(data.get("message", ""))
-    retryable = bool(data.get("retryable", False))
-    details = cast("dict[str, Any]", data.get("details", {}))
-    attempts = _attempts(data.get("attempts"))
-    if reason == "AllNodesBusyError":
-        after = data.get("retry_after")
-        busy = AllNodesBusyError(
-            text, retry_after=float(after) if isinstance(after, (int, float)) else 1.0, attempts=attempts
-        )
-        return _filled(busy, code, outcome, retryable, details)
-    found = _CLASSES.get(reason) if isinstance(reason, str) else None
-    if found is None:
-        if code is Code.CANCELLED:
-            found = CallCancelledError
-        elif code is Code.DEADLINE_EXCEEDED:
-            found = CallTimeoutError
-        elif outcome == "unknown":
-            found = RemoteError
-        else:
-            found = InvalidParamsError if code is Code.INVALID_ARGUMENT else DeliveryError
-    return _filled(found(text, attempts=attempts), code, outcome, retryable, details)
-
-
-def _filled(error: _E, code: Code, outcome: Outcome, retryable: bool, details: dict[str, Any]) -> _E:
-    error.code, error.outcome, error.retryable, error.details = code, outcome, retryable, dict(details)
-    return error
+    """Return the exception that an error message tells of: see `roster.bus.failure`."""
+    return error_from_data(message.data)
