@@ -79,6 +79,11 @@ class Index:
                 yield from group.members.values()
 
     @property
+    def label_sets(self) -> int:
+        """How many distinct sets of labels there are."""
+        return len(self._by_labels)
+
+    @property
     def capabilities(self) -> Mapping[str, Mapping[str, NodeRecord]]:
         """Each capability that some node offers now, with its nodes by key."""
         return self._by_capability

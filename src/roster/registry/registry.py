@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,17 +255,21 @@ class Registry:
         states = {state} if isinstance(state, str) else None if state is None else set(state)
         await self.synced()
         index = self.informer.catalog.index
-        candidates: Iterable[NodeRecord]
+        candidates: Collection[NodeRecord]
         if capability is not None:
             candidates = index.by_capability(capability).values()
         elif namespace is not None:
             candidates = index.by_namespace(namespace).values()
-        elif not wanted.empty and not wanted.needs_document:
-            candidates = index.by_labels(wanted.matches)  # asked once for each distinct set of labels
         else:
             candidates = index.by_key.values()
+        if not wanted.empty and not wanted.needs_document and index.label_sets < len(candidates):
+            # Asking each distinct set of labels once is less work than asking each candidate.
+            candidates = list(index.by_labels(wanted.matches))
+            wanted = Selector.parse(None)
         found = []
         for record in candidates:
+            if capability is not None and capability not in record.capabilities:
+                continue
             if namespace is not None and record.namespace != namespace:
                 continue
             if type is not None and record.type != type:
