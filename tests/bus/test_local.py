@@ -249,6 +249,8 @@ async def test_a_forked_child_does_not_keep_its_dead_parents_connections_or_name
         os.kill(forked, signal.SIGKILL)
 
 
+# From 3.12 on Python warns of threads at a fork; pytest has one for its timeout.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_bus_is_of_no_use_in_a_forked_child_and_unharmed_in_the_parent(caller: Bus) -> None:
     await caller.serve("q", echo)
     assert await ask(caller, "q", n=1) == {"n": 1}

@@ -36,6 +36,8 @@ async def test_names_keep_buses_apart() -> None:
             await caller.send("q", Message.command("a"))
 
 
+# From 3.12 on Python warns of threads at a fork; pytest has one for its timeout.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_forked_child_finds_nobody() -> None:
     async with open_bus("memory://forked") as node:
         await node.serve("q", echo)

@@ -373,6 +373,8 @@ def test_a_wide_message_is_not_mistaken_for_a_deep_one() -> None:
 # --- ids --------------------------------------------------------------------------------------------------------
 
 
+# From 3.12 on Python warns of threads at a fork; pytest has one for its timeout.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_ids_are_unique_across_a_fork() -> None:
     before = new_id()
     readable, writable = os.pipe()
