@@ -135,6 +135,7 @@ class SqliteStore:
         self._feeds: set[_Feed] = set()
         self._leases: list[SqliteLease] = []
         self._closed = False
+        self._pid = os.getpid()
         self._listening = asyncio.Lock()
 
     @property
@@ -146,11 +147,16 @@ class SqliteStore:
         """The blocking half; started at the first use.
 
         Raises:
-            StoreUnavailableError: this client is closed, or belongs to another event loop.
+            StoreUnavailableError: this client is closed, or belongs to another event loop, or to the process from which
+                this one was forked (SQLite and its locks do not survive that).
         """
         loop = asyncio.get_running_loop()
         if self._closed:
             raise StoreUnavailableError(f"this client of {self.url} is closed: open another")
+        if os.getpid() != self._pid:
+            raise StoreUnavailableError(
+                f"this client of {self.url} belongs to the process that opened it: open another after the fork"
+            )
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:

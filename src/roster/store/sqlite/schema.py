@@ -76,7 +76,7 @@ def ensure_file(path: Path, directory: Path) -> None:
             draft = _draft(path)
             try:
                 remove_leftovers(path)
-                owner.write_text(str(draft.stat().st_ino))
+                _note(owner, draft.stat().st_ino)
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
@@ -88,7 +88,15 @@ def ensure_file(path: Path, directory: Path) -> None:
         if noted != str(found.st_ino):
             if noted:
                 remove_leftovers(path)
-            owner.write_text(str(found.st_ino))
+            _note(owner, found.st_ino)
+
+
+def _note(owner: Path, inode: int) -> None:
+    fd = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, str(inode).encode())
+    finally:
+        os.close(fd)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections import deque
@@ -62,7 +61,6 @@ class Worker:
         self._jobs: deque[_Job] = deque()
         self._urgent: deque[_Job] = deque()
         self._stopping = False
-        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
@@ -74,14 +72,8 @@ class Worker:
             timeout: seconds.
 
         Raises:
-            StoreUnavailableError: no answer in time (what was asked may or may not happen yet), or the
-            process was
-                forked since.
+            StoreUnavailableError: no answer in time (what was asked may or may not happen yet), or it was stopped.
         """
-        if os.getpid() != self._pid:
-            raise StoreUnavailableError(
-                f"this client of {self._subject} belongs to the process that opened it: open another after the fork"
-            )
         job = _Job(function, asyncio.get_running_loop())
         with self._ready:
             if self._stopping:
