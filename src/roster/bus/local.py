@@ -30,6 +30,7 @@ from roster.bus.message import MAX_MESSAGE_BYTES, REQUESTS, Message, check_kind
 from roster.bus.sockets import (
     Neighbour,
     Neighbours,
+    leave_directory,
     prepare_directory,
     queue_stem,
     subscriber_stem,
@@ -215,6 +216,7 @@ class LocalBus:
             server.drop()
         for link in list(self._all_links):
             link.close()
+        leave_directory(self._named, self.directory)
         _buses.discard(self)
 
     async def __aenter__(self) -> LocalBus:

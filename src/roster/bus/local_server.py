@@ -95,7 +95,13 @@ class Server:
     # --- the socket ---
 
     def _open(self) -> None:
-        self._claim = Claim(self.bus.directory, self._stem, self.name, self.patterns)
+        try:
+            self._claim = Claim(self.bus.directory, self._stem, self.name, self.patterns)
+        except BusUnavailableError:
+            if self.bus.directory.exists():
+                raise
+            self.bus.make_directory()  # somebody removed it since this bus was opened
+            self._claim = Claim(self.bus.directory, self._stem, self.name, self.patterns)
         self._accept_on()
 
     def _accept_on(self) -> None:

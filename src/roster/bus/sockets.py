@@ -72,6 +72,13 @@ def prepare_directory(directory: Path) -> Path:
     return short
 
 
+def leave_directory(named: Path, used: Path) -> None:
+    """Remove the short directory that stands in for a long one, if nobody uses it any more."""
+    if used != Path(os.path.realpath(named)):
+        with suppress(OSError):  # somebody does
+            used.rmdir()
+
+
 def _own_directory(path: Path) -> None:
     """Make a directory where strangers can write beside us, or accept it if it is ours and private."""
     try:
