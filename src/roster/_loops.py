@@ -73,6 +73,7 @@ class LoopThread:
         self._name = name
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
+        self._at_end: deque[Callable[[], object]] = deque()
         self.loop: asyncio.AbstractEventLoop = asyncio.new_event_loop()
 
     def start(self) -> LoopThread:
@@ -95,6 +96,8 @@ class LoopThread:
                 self.loop.run_until_complete(asyncio.wait(leftovers, timeout=5))
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+            while self._at_end:
+                self._at_end.popleft()()
 
     @property
     def alive(self) -> bool:
@@ -123,6 +126,26 @@ class LoopThread:
             # KeyboardInterrupt too: whatever ended the wait, nobody waits for the coroutine any more.
             future.cancel()
             raise
+
+    async def stop_from(self, timeout: float = 10.0) -> None:
+        """Do as `stop` does without blocking the calling loop, for at most `timeout` seconds.
+
+        No other thread waits here for this one: at the end of the program none can be started any more.
+        """
+        ended = asyncio.Event()
+        caller = asyncio.get_running_loop()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the caller's loop is closed: it has stopped waiting
+                caller.call_soon_threadsafe(ended.set)
+
+        self._at_end.append(tell)
+        try:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        except RuntimeError:  # it was closed before
+            return
+        with contextlib.suppress(TimeoutError):  # it hangs in a callback; being a daemon, it holds nothing up
+            await asyncio.wait_for(ended.wait(), timeout)
 
     def stop(self) -> None:
         """Stop the loop, cancel what runs on it and wait for the thread (at most 10 s)."""

@@ -1,7 +1,10 @@
 """The same API for code that is not async: the same names, without `async` and `await`.
 
-One event loop on a thread of its own serves the whole process; every call here hands a coroutine to it and waits. Nothing
-is implemented twice.
+One event loop on a thread of its own serves the whole process; every call here hands a coroutine to it and waits, so
+nothing is implemented twice, and any thread may call. What is still open when the program ends is closed in good order.
+A forked child cannot use what its parent opened (an error says so): it connects anew. Functions that are handed over to
+be called later (`on_progress`, `on_reply`, `on_wait`) are called on that thread: they must be quick, and cannot call this
+module in turn.
 
 Example:
     >>> from roster.sync import MindBus, Registry, select_best_node
@@ -13,20 +16,25 @@ Example:
 
 from __future__ import annotations
 
+import atexit
+import functools
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from roster._loops import LoopThread
 from roster.bus import Message
 from roster.bus.mindbus import Answer as AsyncAnswer
+from roster.bus.mindbus import Events as AsyncEvents
 from roster.bus.mindbus import MindBus as AsyncMindBus
 from roster.errors import (
     AllNodesBusyError,
     CallCancelledError,
     CallError,
     CallTimeoutError,
+    Code,
     DocumentError,
     InvalidParamsError,
     NameConflictError,
@@ -49,19 +57,26 @@ from roster.routing import select_best_node, select_least_loaded
 __all__ = [
     "AllNodesBusyError",
     "Answer",
+    "CallAnswer",
     "CallCancelledError",
     "CallError",
     "CallTimeoutError",
     "Capability",
+    "Code",
     "Context",
     "DocumentError",
+    "Events",
     "InvalidParamsError",
+    "Message",
     "MindBus",
     "NameConflictError",
     "NoCapableNodesError",
     "Node",
+    "NodeAnswer",
+    "NodeEvent",
     "NodeNotFoundError",
     "NodePassport",
+    "NodeRecord",
     "Orchestrator",
     "Registration",
     "Registry",
@@ -69,55 +84,190 @@ __all__ = [
     "RosterError",
     "Selector",
     "StoreUnavailableError",
+    "StreamEvent",
     "current",
     "select_best_node",
     "select_least_loaded",
 ]
 
+logger = logging.getLogger("roster.sync")
+
+A = TypeVar("A")
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
 T = TypeVar("T")
+W = TypeVar("W")
+
+_CLOSING_DEADLINE = 10.0
+
+
+# -- the loop behind everything here ----------------------------------------------------------------------------------
+
+
+class _Portal:
+    """The loop of one process, and what is open on it."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.ended = False
+        self.open: dict[int, Callable[[], Coroutine[Any, Any, object]]] = {}
+        self._thread = LoopThread("roster-sync").start()
+
+    @property
+    def usable(self) -> bool:
+        """Whether this process can run anything on it."""
+        return not self.ended and self.process == os.getpid()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        if not self.usable:
+            coroutine.close()
+            raise RosterError(
+                "the program is ending: nothing can be asked any more"
+                if self.ended
+                else f"this was opened by process {self.process}, before a fork: connect again in this one"
+            )
+        return self._thread.run(coroutine, timeout)
+
+    def end(self) -> None:
+        """Close what is open, newest first, and stop. At the end of the program."""
+        if not self.usable:
+            return
+        for close in reversed(list(self.open.values())):
+            try:
+                self.run(close(), _CLOSING_DEADLINE)
+            except (RosterError, TimeoutError) as error:
+                # There is nobody left to tell but the log: what could not be closed ends with its lease.
+                logger.warning("at the end of the program: %s", str(error) or "closing took too long")
+        self.ended = True
+        self._thread.stop()
+
 
 _lock = threading.Lock()
-_loop: LoopThread | None = None
-_owner = 0
+_current: _Portal | None = None
 
 
-def _portal() -> LoopThread:
-    """Return the process's loop thread; a forked child gets its own."""
-    global _loop, _owner
+def _portal() -> _Portal:
+    """Return this process's portal; a forked child gets its own."""
+    global _current
     with _lock:
-        if _loop is None or not _loop.alive or _owner != os.getpid():
-            _loop, _owner = LoopThread("roster-sync").start(), os.getpid()
-        return _loop
+        if _current is None or not _current.usable:
+            if _current is not None and _current.ended:
+                raise RosterError("the program is ending: nothing can be opened any more")
+            _current = _Portal()
+            atexit.register(_current.end)
+        return _current
 
 
-def _run(coroutine: Coroutine[Any, Any, T]) -> T:
-    return _portal().run(coroutine)
+def _after_fork() -> None:
+    # Another thread may have held the lock at the fork, and does not exist here.
+    global _lock
+    _lock = threading.Lock()
 
 
-def _iterate(source: AsyncIterator[T]) -> Generator[T, None, None]:
-    async def step() -> T:
-        return await anext(source)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Facade(Generic[A]):
+    """Something async, and the portal that it lives on."""
+
+    def __init__(self, inner: A, portal: _Portal) -> None:
+        self._inner = inner
+        self._portal = portal
+
+    def _opened(self, close: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        self._portal.open[id(self)] = close
+
+    def _close(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
+        """Run what closes it. Where the portal is gone (a forked child, the end of the program) others have closed it."""
+        if not self._portal.usable:
+            coroutine.close()
+            return None
+        self._portal.open.pop(id(self), None)
+        return self._portal.run(coroutine)
+
+
+def _waiting(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Facade[A], P], T]:
+    """Return an async method as a blocking one, with its signature and its documentation."""
+
+    @functools.wraps(method)
+    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> T:
+        return facade._portal.run(method(facade._inner, *args, **options))
+
+    return blocking
+
+
+def _giving(
+    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]], wrap: Callable[[T, _Portal], W]
+) -> Callable[Concatenate[_Facade[A], P], W]:
+    """Do as `_waiting` does, and wrap what comes back for blocking use as well."""
+
+    @functools.wraps(method)
+    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> W:
+        return wrap(facade._portal.run(method(facade._inner, *args, **options)), facade._portal)
+
+    return blocking
+
+
+def _posting(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[_Facade[A], P], T]:
+    """Return a plain method that belongs to the loop as one that any thread may call."""
+
+    @functools.wraps(method)
+    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> T:
+        async def there() -> T:
+            return method(facade._inner, *args, **options)
+
+        return facade._portal.run(there())
+
+    return blocking
+
+
+def _iterating(
+    method: Callable[Concatenate[A, P], AsyncIterator[T]],
+) -> Callable[Concatenate[_Facade[A], P], Generator[T, None, None]]:
+    """Return a method that gives an async iterator as one that gives a plain one; closing it closes the other."""
+
+    @functools.wraps(method)
+    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> Generator[T, None, None]:
+        async def there() -> AsyncIterator[T]:
+            return method(facade._inner, *args, **options)
+
+        return _iterate(facade._portal, facade._portal.run(there()))
+
+    return blocking
+
+
+def _iterate(portal: _Portal, source: AsyncIterator[T]) -> Generator[T, None, None]:
+    async def step() -> tuple[T, ...]:
+        # A StopAsyncIteration would not pass through a future well.
+        async for value in source:
+            return (value,)
+        return ()
 
     async def close() -> None:
         if (aclose := getattr(source, "aclose", None)) is not None:
             await aclose()
 
     try:
-        while True:
-            try:
-                value = _run(step())
-            except StopAsyncIteration:
-                return
-            yield value
+        while found := portal.run(step()):
+            yield found[0]
     finally:
-        _run(close())
+        # A generator may be collected when the loop is gone already: then there is nothing left to close.
+        if portal.usable:
+            portal.run(close())
 
 
-class Registration:
+# -- the registry -----------------------------------------------------------------------------------------------------
+
+
+class Registration(_Facade[AsyncRegistration]):
     """One node's presence in the registry, kept alive in the background. Made by `Registry.register`."""
 
-    def __init__(self, inner: AsyncRegistration) -> None:
-        self._inner = inner
+    @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return self._inner.key
 
     @property
     def uid(self) -> str:
@@ -131,72 +281,78 @@ class Registration:
 
     @property
     def state(self) -> str:
-        """What the registry is told."""
+        """What the registry is told; `offline` when it has ended."""
         return self._inner.state
 
-    def set_state(self, state: str) -> None:
-        """See `roster.Registration.set_state`."""
-        _run(self._inner.set_state(state))
-
-    def update(self, **changes: Any) -> None:
-        """See `roster.Registration.update`."""
-        _run(self._inner.update(**changes))
-
-    def drain(self) -> None:
-        """See `roster.Registration.drain`."""
-        _run(self._inner.drain())
-
-    def deregister(self) -> None:
-        """See `roster.Registration.deregister`."""
-        _run(self._inner.deregister())
+    report = _posting(AsyncRegistration.report)
+    set_state = _waiting(AsyncRegistration.set_state)
+    set_condition = _posting(AsyncRegistration.set_condition)
+    withdraw = _posting(AsyncRegistration.withdraw)
+    restore = _posting(AsyncRegistration.restore)
+    update = _waiting(AsyncRegistration.update)
+    drain = _waiting(AsyncRegistration.drain)
+    deregister = _waiting(AsyncRegistration.deregister)
+    wait_ended = _waiting(AsyncRegistration.wait_ended)
 
     def __enter__(self) -> Registration:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.deregister()
+        self._close(self._inner.__aexit__())
 
 
-class Registry:
+class Registry(_Facade[AsyncRegistry]):
     """See `roster.Registry`."""
 
-    def __init__(self, inner: AsyncRegistry) -> None:
-        self._inner = inner
-
     @classmethod
-    def connect(cls, url: str | None = None, **options: Any) -> Registry:
-        """Open a registry. See `roster.Registry.connect`."""
+    def connect(
+        cls, url: str | None = None, *, thaw_grace: bool = True, sync_timeout: float = 15.0
+    ) -> Registry:
+        """Open a registry. See `roster.Registry.connect`.
+
+        Args:
+            url: the store; without it `ROSTER_REGISTRY`, else the user's SQLite file.
+            thaw_grace: hold nodes that vanish after an outage of the store, or many at once, as `unknown` for one TTL.
+            sync_timeout: seconds that the first lookup waits for the copy.
+
+        Raises:
+            ConfigError: the URL is wrong.
+            StoreUnavailableError: the store cannot be reached.
+        """
 
         async def opened() -> AsyncRegistry:
-            return await AsyncRegistry.connect(url, **options)
+            return await AsyncRegistry.connect(url, thaw_grace=thaw_grace, sync_timeout=sync_timeout)
 
-        return cls(_run(opened()))
+        portal = _portal()
+        made = cls(portal.run(opened()), portal)
+        made._opened(made._inner.close)
+        return made
 
-    def register(
-        self, passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str], **options: Any
-    ) -> Registration:
-        """See `roster.Registry.register`."""
-        return Registration(_run(self._inner.register(passport, **options)))
+    register = _giving(AsyncRegistry.register, Registration)
+    find_by_capability = _waiting(AsyncRegistry.find_by_capability)
+    find = _waiting(AsyncRegistry.find)
+    get = _waiting(AsyncRegistry.get)
+    capabilities = _waiting(AsyncRegistry.capabilities)
+    watch = _iterating(AsyncRegistry.watch)
+    synced = _waiting(AsyncRegistry.synced)
+    drain = _waiting(AsyncRegistry.drain)
+    undrain = _waiting(AsyncRegistry.undrain)
+    delete = _waiting(AsyncRegistry.delete)
+    prune = _waiting(AsyncRegistry.prune)
 
-    def find_by_capability(self, name: str, **query: Any) -> list[NodeRecord]:
-        """See `roster.Registry.find_by_capability`."""
-        return _run(self._inner.find_by_capability(name, **query))
+    @property
+    def staleness(self) -> float:
+        """Seconds since the copy was last known to be good; 0.0 while live, infinite before it is there."""
+        return self._inner.staleness
 
-    def find(self, **query: Any) -> list[NodeRecord]:
-        """See `roster.Registry.find`."""
-        return _run(self._inner.find(**query))
-
-    def get(self, name: str, namespace: str | None = None) -> NodeRecord:
-        """See `roster.Registry.get`."""
-        return _run(self._inner.get(name, namespace))
-
-    def watch(self, **query: Any) -> Iterator[NodeEvent]:
-        """See `roster.Registry.watch`."""
-        return _iterate(self._inner.watch(**query))
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Keys whose documents cannot be read, each with the reason; known after the first lookup."""
+        return self._inner.quarantined
 
     def close(self) -> None:
-        """Close it."""
-        _run(self._inner.close())
+        """Deregister what was registered here, and close it."""
+        self._close(self._inner.close())
 
     def __enter__(self) -> Registry:
         return self
@@ -205,69 +361,90 @@ class Registry:
         self.close()
 
 
-class Answer:
-    """What is on its way back. See `roster.MindBus.send_command`."""
-
-    def __init__(self, inner: AsyncAnswer) -> None:
-        self._inner = inner
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Wait for the result, `timeout` seconds at most.
-
-        Raises:
-            CallTimeoutError: it did not come in time; the command is taken back.
-            CallError: any other end.
-        """
-        return _run(self._inner.result(timeout))
-
-    def progress(self) -> Iterator[Message]:
-        """Yield the progress events as they come."""
-        return _iterate(aiter(self._inner.progress()))
-
-    def cancel(self) -> None:
-        """Take the command back."""
-        inner = self._inner
-
-        async def cancelled() -> None:
-            inner.cancel()
-
-        _run(cancelled())
+# -- the bus ----------------------------------------------------------------------------------------------------------
 
 
-class MindBus:
-    """See `roster.MindBus`."""
+class Answer(_Facade[AsyncAnswer]):
+    """What is on its way back. Made by `MindBus.send_command`."""
 
-    def __init__(self, inner: AsyncMindBus) -> None:
-        self._inner = inner
+    @property
+    def started(self) -> bool:
+        """Whether the node has said that the work began."""
+        return self._inner.started
 
-    @classmethod
-    def connect(cls, url: str | None = None) -> MindBus:
-        """Open the bus. See `roster.MindBus.connect`."""
+    result = _waiting(AsyncAnswer.result)
+    progress = _iterating(AsyncAnswer.progress)
+    cancel = _posting(AsyncAnswer.cancel)
 
-        async def opened() -> AsyncMindBus:
-            return await AsyncMindBus.connect(url)
 
-        return cls(_run(opened()))
+class Events(_Facade[AsyncEvents]):
+    """Published messages as they come. Made by `MindBus.subscribe`; see `roster.bus.mindbus.Events`."""
 
-    def send_command(
-        self, queue: str, action: str, params: Mapping[str, Any] | None = None, **options: Any
-    ) -> Answer:
-        """See `roster.MindBus.send_command`."""
-        return Answer(_run(self._inner.send_command(queue=queue, action=action, params=params, **options)))
-
-    def send_control(
-        self, queue: str, signal: str, data: Mapping[str, Any] | None = None, **options: Any
-    ) -> Any:
-        """See `roster.MindBus.send_control`."""
-        return _run(self._inner.send_control(queue, signal, data, **options))
-
-    def publish_event(self, topic: str, type: str, data: Mapping[str, Any] | None = None) -> int:
-        """See `roster.MindBus.publish_event`."""
-        return _run(self._inner.publish_event(topic, type, data))
+    @property
+    def dropped(self) -> int:
+        """How many messages were lost because nobody read them in time."""
+        return self._inner.dropped
 
     def close(self) -> None:
-        """Close it."""
-        _run(self._inner.close())
+        """Stop listening; what has arrived can still be read."""
+        self._close(self._inner.close())
+
+    def __enter__(self) -> Events:
+        self._portal.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        return _iterate(self._portal, self._inner)
+
+
+class MindBus(_Facade[AsyncMindBus]):
+    """See `roster.MindBus`."""
+
+    @classmethod
+    def connect(cls, url: str | None = None, *, source: str = "") -> MindBus:
+        """Open the bus. See `roster.MindBus.connect`.
+
+        Args:
+            url: the bus; without it `ROSTER_BUS`, else the user's local bus.
+            source: who sends, as URI-reference such as `/ai-team/editor-001`.
+
+        Raises:
+            ConfigError: the URL is wrong.
+            BusUnavailableError: the bus cannot be reached.
+        """
+
+        async def opened() -> AsyncMindBus:
+            return await AsyncMindBus.connect(url, source=source)
+
+        portal = _portal()
+        made = cls(portal.run(opened()), portal)
+        made._opened(made._inner.close)
+        return made
+
+    @property
+    def url(self) -> str:
+        """The bus's URL without secrets."""
+        return self._inner.url
+
+    send_command = _giving(AsyncMindBus.send_command, Answer)
+    send_control = _waiting(AsyncMindBus.send_control)
+    publish_event = _waiting(AsyncMindBus.publish_event)
+    publish_control = _waiting(AsyncMindBus.publish_control)
+
+    def subscribe(self, *patterns: str) -> Events:
+        """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
+
+        async def made() -> AsyncEvents:
+            return self._inner.subscribe(*patterns)
+
+        return Events(self._portal.run(made()), self._portal)
+
+    def close(self) -> None:
+        """Close it: answers still awaited fail, subscriptions end."""
+        self._close(self._inner.close())
 
     def __enter__(self) -> MindBus:
         return self
@@ -276,46 +453,65 @@ class MindBus:
         self.close()
 
 
-class Orchestrator:
-    """See `roster.Orchestrator`."""
+# -- the caller and the agent -----------------------------------------------------------------------------------------
 
-    def __init__(self, inner: AsyncOrchestrator) -> None:
-        self._inner = inner
+
+class Orchestrator(_Facade[AsyncOrchestrator]):
+    """See `roster.Orchestrator`."""
 
     @classmethod
     def connect(
-        cls, registry_url: str | None = None, bus_url: str | None = None, **options: Any
+        cls, registry_url: str | None = None, bus_url: str | None = None, *, strategy: str = "least_loaded"
     ) -> Orchestrator:
-        """Open registry and bus. See `roster.Orchestrator.connect`."""
+        """Open registry and bus. See `roster.Orchestrator.connect`.
+
+        Args:
+            registry_url: without it `ROSTER_REGISTRY`, else the user's SQLite file.
+            bus_url: without it `ROSTER_BUS`, else the user's local bus.
+            strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
+
+        Raises:
+            ConfigError: a URL or the strategy is wrong.
+            StoreUnavailableError, BusUnavailableError: one of them cannot be reached.
+        """
 
         async def opened() -> AsyncOrchestrator:
-            return await AsyncOrchestrator.connect(registry_url, bus_url, **options)
+            return await AsyncOrchestrator.connect(registry_url, bus_url, strategy=strategy)
 
-        return cls(_run(opened()))
+        portal = _portal()
+        made = cls(portal.run(opened()), portal)
+        made._opened(made._inner.close)
+        return made
 
-    def call(self, capability: str, params: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        """See `roster.Orchestrator.call`."""
-        return _run(self._inner.call(capability, params, **options))
+    @property
+    def registry(self) -> Registry:
+        """The registry that it looks into; it is closed with the orchestrator."""
+        return Registry(self._inner.registry, self._portal)
+
+    call = _waiting(AsyncOrchestrator.call)
+    call_all = _waiting(AsyncOrchestrator.call_all)
+    pick = _waiting(AsyncOrchestrator.pick)
+    explain = _waiting(AsyncOrchestrator.explain)
+    start = _waiting(AsyncOrchestrator.start)
+
+    # Written out: type checkers cannot carry a method with `**options` over.
 
     def ask(self, capability: str, params: Mapping[str, Any] | None = None, **options: Any) -> CallAnswer:
-        """See `roster.Orchestrator.ask`."""
-        return _run(self._inner.ask(capability, params, **options))
-
-    def call_all(
-        self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
-    ) -> list[NodeAnswer]:
-        """See `roster.Orchestrator.call_all`."""
-        return _run(self._inner.call_all(capability, params, **options))
+        """Do as `call` does, and return who did it and which tries it took. `options` are those of `call`."""
+        return self._portal.run(self._inner.ask(capability, params, **options))
 
     def stream(
         self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> Iterator[StreamEvent]:
-        """See `roster.Orchestrator.stream`."""
-        return _iterate(self._inner.stream(capability, params, **options))
+        """Call, and yield the progress events as they come, then one event of type `result`.
+
+        Leaving the loop early takes the command back. `options` are those of `call`.
+        """
+        return _iterate(self._portal, self._inner.stream(capability, params, **options))
 
     def close(self) -> None:
-        """Close it."""
-        _run(self._inner.close())
+        """Close bus and registry; calls that are still open fail."""
+        self._close(self._inner.close())
 
     def __enter__(self) -> Orchestrator:
         return self
@@ -327,17 +523,26 @@ class Orchestrator:
 class Node:
     """See `roster.Node`. `with node:` serves in the background; `node.run()` serves until SIGTERM.
 
-    Handlers are plain functions here, each run on a thread; async ones run on this module's loop.
+    Handlers are plain functions, each run on a thread of its own, and may call this module. Async ones work too (on this
+    module's loop), and use `roster` instead.
+
+    Args:
+        passport: the passport, its document, or a path to it.
+        options: those of `roster.Node`: `registry_url`, `bus_url`, `ttl`, `grace`, `takeover`.
+
+    Raises:
+        DocumentError: the passport is wrong.
     """
 
     def __init__(
         self, passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str], **options: Any
     ) -> None:
         self._inner = AsyncNode(passport, **options)
+        self._facade: _Facade[AsyncNode] | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **options: Any) -> Node:
-        """See `roster.Node.load`."""
+        """Make a node from a passport file. See `roster.Node.load`."""
         return cls(NodePassport.load(path), **options)
 
     @property
@@ -346,26 +551,72 @@ class Node:
         return self._inner.passport
 
     @property
+    def key(self) -> str:
+        """`namespace/name`."""
+        return self._inner.key
+
+    @property
     def uid(self) -> str:
         """The incarnation registered now."""
         return self._inner.uid
 
     @property
     def state(self) -> str:
-        """What the registry is told."""
+        """`offline` before the start and after the end, else what the registry is told."""
         return self._inner.state
 
-    def capability(self, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """See `roster.Node.capability`."""
+    @property
+    def active_tasks(self) -> int:
+        """How many commands are in hand."""
+        return self._inner.active_tasks
+
+    # These may be called from any thread as they are.
+
+    def capability(self, name: str) -> Callable[[F], F]:
+        """Serve a capability of the passport with the function below. See `roster.Node.capability`."""
         return self._inner.capability(name)
 
+    def signal(self, name: str) -> Callable[[F], F]:
+        """Serve a control signal with the function below. See `roster.Node.signal`."""
+        return self._inner.signal(name)
+
+    def set_condition(
+        self, type: str, status: Literal["True", "False", "Unknown"], reason: str = "", message: str = ""
+    ) -> None:
+        """Show a condition in the node's status. See `roster.Node.set_condition`."""
+        self._inner.set_condition(type, status, reason, message)
+
+    def shutdown(self) -> None:
+        """Have `run` end in good order. See `roster.Node.shutdown`."""
+        self._inner.shutdown()
+
     def run(self) -> None:
-        """See `roster.Node.run`."""
+        """Serve until SIGTERM or SIGINT, then leave in good order. See `roster.Node.run`."""
         self._inner.run()
 
+    # -- in the background ----------------------------------------------------------------------------------------
+
+    def update(
+        self, *, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
+    ) -> None:
+        """Change labels or annotations of the registered passport while it serves. See `roster.Node.update`."""
+        _portal().run(self._inner.update(labels=labels, annotations=annotations))
+
+    def start(self) -> None:
+        """Register and begin to serve, in the background. See `roster.Node.start`."""
+        portal = _portal()
+        portal.run(self._inner.start())
+        self._facade = _Facade(self._inner, portal)
+        self._facade._opened(self._inner.stop)
+
+    def stop(self, grace: float | None = None) -> bool:
+        """Leave in good order; return whether everything in hand was finished in time. See `roster.Node.stop`."""
+        facade, self._facade = self._facade, None
+        return True if facade is None else facade._close(self._inner.stop(grace)) is not False
+
     def __enter__(self) -> Node:
-        _run(self._inner.start())
+        self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        _run(self._inner.stop())
+        self.stop()

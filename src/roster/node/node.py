@@ -298,7 +298,7 @@ class Node:
                     task.cancel()
                 if self._tasks:
                     await asyncio.wait(self._tasks, timeout=1.0)
-                await asyncio.to_thread(io.stop)
+                await io.stop_from()
                 self._presence = self._engine = None
         logger.info(
             "%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace"
