@@ -50,6 +50,7 @@ class FaultyStore:
     Attributes:
         calls: how often the store was read or written through this client.
         cluster_id: shown instead of the store's own, when set.
+        lose_answers: so many transactions from now on are done, and their answers lost.
     """
 
     def __init__(self, inner: Store) -> None:
@@ -58,6 +59,7 @@ class FaultyStore:
         self.grade = inner.grade
         self.calls = 0
         self.cluster_id = ""
+        self.lose_answers = 0
         self._down = asyncio.Event()
 
     def take_away(self) -> None:
@@ -100,7 +102,11 @@ class FaultyStore:
 
     async def transact(self, checks: Sequence[Check], ops: Sequence[Op]) -> int:
         self.check()
-        return await self.inner.transact(checks, ops)
+        revision = await self.inner.transact(checks, ops)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise StoreUnavailableError("the answer was lost by the test")
+        return revision
 
     async def grant(self, ttl: float, *, lingering: bool = False, hint: Hint | None = None) -> Lease:
         self.check()

@@ -259,6 +259,34 @@ async def test_a_silent_store_is_no_loss(faulty: tuple[FaultyStore, Registry, Re
     assert not lost
 
 
+async def test_a_write_whose_answer_was_lost_is_recognised_and_done_again(
+    faulty: tuple[FaultyStore, Registry, Registry],
+) -> None:
+    store, registry, other = faulty
+    registration = await registry.register(WRITER, ttl=1)
+    uid = registration.uid
+    store.lose_answers = 1
+    with pytest.raises(StoreUnavailableError):
+        await registration.set_state("draining")
+    await registration.update(labels={"role": "editor"})
+    assert registration.uid == uid
+    assert (await other.get("writer-001")).labels == {"role": "editor"}
+
+
+async def test_a_re_registration_whose_answer_was_lost_is_not_taken_for_somebody_elses(
+    faulty: tuple[FaultyStore, Registry, Registry],
+) -> None:
+    store, registry, other = faulty
+    registration = await registry.register(WRITER, ttl=1)
+    back: list[str] = []
+    registration.on_registered = back.append
+    store.lose_answers = 2
+    registration.lose("for the test")
+    await eventually(lambda: back)
+    assert registration.error is None
+    assert (await other.get("writer-001")).uid == registration.uid
+
+
 @each_engine
 async def test_load_is_written_rarely_and_a_change_of_state_at_once(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()

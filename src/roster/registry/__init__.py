@@ -7,8 +7,9 @@ from roster.registry.holder import Holder
 from roster.registry.informer import Informer
 from roster.registry.record import NodeRecord
 from roster.registry.registration import Registration
-from roster.registry.registry import CapabilitySummary, Connecting, Registry
+from roster.registry.registry import Connecting, Registry
 from roster.registry.status import Condition, NodeStatus
+from roster.registry.summary import CapabilitySummary
 from roster.registry.watching import EventWatch
 
 __all__ = [

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from roster.errors import ConflictError, DocumentError, LeaseLostError, NameConflictError
@@ -60,7 +60,7 @@ class Claim:
         takeover: replace whoever holds it.
         wait: at most so many seconds to wait for another holder's lease to end; None: as long as that may
             take.
-        own: uids that are this very registration's earlier incarnations: nothing to wait for.
+        own: uids that are this very registration's own: nothing to wait for. Those tried here are added.
         on_wait: told once, in a sentence, when it begins to wait.
     """
 
@@ -74,7 +74,7 @@ class Claim:
         documents: Documents,
         takeover: bool = False,
         wait: float | None = None,
-        own: Collection[str] = (),
+        own: set[str] | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
@@ -84,7 +84,7 @@ class Claim:
         self._documents = documents
         self._takeover = takeover
         self._wait = wait
-        self._own = own
+        self._own = set() if own is None else own
         self._on_wait = on_wait
         self._status_key = status_key(*identity)
         self._node_key = node_key(*identity)
@@ -159,6 +159,8 @@ class Claim:
 
     async def _write(self, status: Entry | None, passport: Entry | None, known: Facts | None) -> Claimed:
         uid = str(uuid.uuid4())
+        # Before the writing: a store that falls silent now may have it, and the next try must know it again.
+        self._own.add(uid)
         new_status, new_passport = self._documents(uid, known)
         revision = await self._store.transact(
             [

@@ -24,6 +24,8 @@ PAGE = 500  # 2 KB documents: a megabyte a page, far below every engine's messag
 # once (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 10.0
+# A compaction reaches every reader at once; a listing is the dearest thing that they ask of a store.
+LISTING_SPREAD = 1.0
 # A wake-up that comes this much later than planned means that this process stood still.
 PAUSE = 2.0
 
@@ -208,6 +210,8 @@ class Informer:
             # A watch that had been open long enough to hear something starts the doubling anew.
             failures = 0 if self._heard else failures + 1
             bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(failures, 10))
+            if self._must_list:
+                bound = max(bound, LISTING_SPREAD)
             await asyncio.sleep(bound * self._rng())
 
     async def _follow(self) -> None:

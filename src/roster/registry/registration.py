@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from roster._clock import boottime
 from roster.errors import (
     ConfigError,
-    ConflictError,
-    DocumentError,
     LeaseLostError,
     NameConflictError,
     NodeNotFoundError,
@@ -22,26 +20,19 @@ from roster.errors import (
     StoreUnavailableError,
 )
 from roster.passport import NodePassport
-from roster.registry.claim import Claim, Claimed
-from roster.registry.draft import Draft, declared
-from roster.registry.facts import Facts, Sharing, read_facts
-from roster.registry.keys import NodeKey, node_key, status_key
-from roster.registry.status import LIVE_STATES, NodeStatus
-from roster.store.base import Check, Delete, Entry, Hint, Lease, Op, Put, Store
+from roster.registry.claim import Claim
+from roster.registry.draft import Draft
+from roster.registry.keys import NodeKey
+from roster.registry.leases import Leases
+from roster.registry.status import LIVE_STATES
+from roster.registry.writer import Writer
+from roster.store.base import Store
 
 logger = logging.getLogger("roster.registry")
 
 T = TypeVar("T")
 
-# Between two writes of the status: 5 000 busy nodes at one a second would fill an etcd.
-LOAD_INTERVAL = 5.0
-# A node of one task flips between ready and busy with each command: the first flip is written at once, the
-# rest at most this often, the last one always.
-FLIP_INTERVAL = 1.0
-# The passport is 2 KB where a status is 400 bytes: flips reach it no more often than load does.
-PASSPORT_INTERVAL = 5.0
 DEREGISTER_TIMEOUT = 5.0
-_MAX_ROUNDS = 20
 
 
 class Registration:
@@ -84,12 +75,11 @@ class Registration:
         self.on_displaced: Callable[[NameConflictError], None] | None = None
         self._store = store
         self._identity = NodeKey(content.namespace, content.name)
-        self._status_key = status_key(*self._identity)
-        self._node_key = node_key(*self._identity)
         self._draft = Draft(content, state=state, ttl=ttl)
-        self._ttl = ttl
-        self._retention = retention
-        self._refresh = passport_refresh
+        self._leases = Leases(store, content.name, retention=retention, now=now, rng=rng)
+        self._writer = Writer(
+            store, self._identity, self._draft, self._leases, refresh=passport_refresh, now=now
+        )
         self._now = now
         self._rng = rng
         self._loop = asyncio.get_running_loop()
@@ -98,18 +88,11 @@ class Registration:
         self._lock = asyncio.Lock()
         self._ended = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._lease: Lease | None = None
-        self._life: Lease | None = None
-        self._uid = ""
         self._own: set[str] = set()
-        self._stored: NodePassport = content
-        self._status_revision = 0
-        self._passport_revision = 0
         self._lost: str | None = None
         self._error: NameConflictError | None = None
-        self._urgent = self._flip = self._load = self._passport_dirty = False
-        self._written = self._flipped = self._passport_written = self._retry_at = float("-inf")
-        self._next_beat = self._next_life = 0.0
+        self._retry_at = float("-inf")
+        self._next_beat = 0.0
         self._beats = 0
 
     # -- what it is --------------------------------------------------------------------------------
@@ -122,12 +105,12 @@ class Registration:
     @property
     def uid(self) -> str:
         """The incarnation; another one after each registration."""
-        return self._uid
+        return self._writer.uid
 
     @property
     def passport(self) -> NodePassport:
         """The passport as it is stored, with uid and generation."""
-        return self._stored
+        return self._writer.stored
 
     @property
     def state(self) -> str:
@@ -142,7 +125,7 @@ class Registration:
     @property
     def ttl(self) -> float:
         """Seconds of the node's lease, as the store granted it."""
-        return self._ttl
+        return self._draft.ttl
 
     @property
     def lost(self) -> bool:
@@ -188,14 +171,14 @@ class Registration:
             draft.capacity = capacity
         draft.seq = draft.seq + 1 if seq is None else max(seq, draft.seq)
         draft.active_tasks = active_tasks
-        wake = not self._load
-        self._load = True
+        wake = not self._writer.load
+        self._writer.load = True
         if draft.state in ("ready", "busy"):
             state = "busy" if active_tasks >= draft.capacity else "ready"
             if state != draft.state:
                 draft.state = state
-                wake = wake or not self._flip
-                self._flip = True
+                wake = wake or not self._writer.flip
+                self._writer.flip = True
         if wake:
             self._rouse()
 
@@ -218,7 +201,7 @@ class Registration:
         if state != self._draft.state:
             self._draft.state = state
             self._draft.seq += 1
-            self._urgent = True
+            self._writer.urgent = True
             await self._flush()
 
     async def drain(self) -> None:
@@ -235,7 +218,7 @@ class Registration:
             message: a sentence for people.
         """
         if self._draft.set_condition(type, status, reason[:1024], message[:1024]):
-            self._urgent = True
+            self._writer.urgent = True
             self._rouse()
 
     def withdraw(self, capability: str) -> None:
@@ -247,7 +230,7 @@ class Registration:
         self._need_capability(capability)
         if capability not in self._draft.withdrawn:
             self._draft.withdrawn.add(capability)
-            self._urgent = True
+            self._writer.urgent = True
             self._rouse()
 
     def restore(self, capability: str) -> None:
@@ -255,7 +238,7 @@ class Registration:
         self._need_capability(capability)
         if capability in self._draft.withdrawn:
             self._draft.withdrawn.discard(capability)
-            self._urgent = True
+            self._writer.urgent = True
             self._rouse()
 
     async def update(
@@ -283,9 +266,9 @@ class Registration:
         self._need_alive()
         if self._draft.change(labels=labels, annotations=annotations, capabilities=capabilities):
             self._draft.withdrawn &= {capability.name for capability in self._draft.content.capabilities}
-            self._urgent = self._passport_dirty = True
+            self._writer.urgent = self._writer.passport_dirty = True
             await self._flush()
-        return self._stored
+        return self._writer.stored
 
     def lose(self, reason: str) -> None:
         """Treat this incarnation as lost, as if the store had said so: for whoever notices first that the process stood
@@ -307,11 +290,11 @@ class Registration:
         self._ended.set()
         try:
             async with asyncio.timeout(timeout), self._lock:
-                await self._remove()
-                await self._release()
+                await self._writer.remove()
+                await self._leases.release()
         except TimeoutError:
             raise StoreUnavailableError(
-                f"{self.key} could not deregister within {timeout:g} s; its lease runs out within {self._ttl:g} s"
+                f"{self.key} could not deregister within {timeout:g} s; its lease runs out within {self._draft.ttl:g} s"
             ) from None
         logger.info("%s has left", self.key)
 
@@ -334,9 +317,9 @@ class Registration:
         try:
             await self._claim(takeover=takeover, wait=wait, on_wait=on_wait)
         except BaseException:
-            await self._release()
+            await self._leases.release()
             raise
-        logger.info("%s registered, uid %s", self.key, self._uid)
+        logger.info("%s registered, uid %s", self.key, self._writer.uid)
         self._tasks = [
             asyncio.create_task(self._pulse(), name=f"roster-pulse {self.key}"),
             asyncio.create_task(self._run(), name=f"roster-registration {self.key}"),
@@ -345,79 +328,30 @@ class Registration:
     async def _claim(
         self, *, takeover: bool, wait: float | None, on_wait: Callable[[str], None] | None
     ) -> None:
-        lease = self._lease = await self._grant()
-        life = await self._grant_life()
-
-        def documents(uid: str, known: Facts | None) -> tuple[NodeStatus, bytes]:
-            self._draft.begin(known)
-            return self._draft.status(uid), self._encode(uid)
-
+        capabilities = [capability.name for capability in self._draft.content.capabilities]
+        lease = await self._leases.grant(self._draft.ttl, capabilities)
         claim = Claim(
             self._store,
             self._identity,
             status_lease=lease.id,
-            passport_lease=life.id,
-            documents=documents,
+            passport_lease=(await self._leases.life()).id,
+            documents=self._writer.documents,
             takeover=takeover,
             wait=wait,
             own=self._own,
             on_wait=on_wait,
         )
-        keeping = asyncio.create_task(self._keep_while_waiting(lease, life))
+        keeping = asyncio.create_task(self._leases.keep_while_waiting())
         try:
             claimed = await claim.take()
         finally:
             keeping.cancel()
             await asyncio.wait([keeping])
-        self._adopt(claimed, lease)
-
-    async def _keep_while_waiting(self, lease: Lease, life: Lease) -> None:
-        """Waiting for another's lease may outlast our own fresh one."""
-        while True:
-            await asyncio.sleep(lease.ttl / 3)
-            try:
-                await lease.keep_alive()
-                if life.deadline - self._now() < self._retention / 2:
-                    await life.keep_alive()
-            except StoreError as error:
-                logger.debug(
-                    "while waiting for the name %s: %s", self.key, error
-                )  # the claim itself will say
-
-    def _adopt(self, claimed: Claimed, lease: Lease) -> None:
-        self._uid = claimed.uid
+        self._writer.adopt(claimed)
         self._own = {claimed.uid}
-        self._status_revision = self._passport_revision = claimed.revision
-        self._ttl = self._draft.ttl = lease.ttl
+        self._draft.ttl = lease.ttl
         self._lost = None
-        self._urgent = self._flip = self._load = self._passport_dirty = False
-        now = self._now()
-        self._written = self._passport_written = now
-        self._next_beat = now + self._ttl / 3
-        self._next_life = now + self._life_interval()
-
-    async def _grant(self) -> Lease:
-        words = tuple(sorted(capability.name for capability in self._draft.content.capabilities))
-        return await self._store.grant(self._draft.ttl, hint=Hint(self._identity.name, words))
-
-    async def _grant_life(self) -> Lease:
-        """Return the long lease of the passport: the one we have, if it lives."""
-        if self._life is not None:
-            try:
-                await self._life.keep_alive()
-                return self._life
-            except LeaseLostError:
-                self._life = None
-        self._life = await self._store.grant(self._retention, lingering=True)
-        return self._life
-
-    def _life_interval(self) -> float:
-        # Jitter: nodes that started together must not renew together for ever after.
-        return self._retention / 3 * (0.8 + 0.2 * self._rng())
-
-    def _encode(self, uid: str) -> bytes:
-        self._stored = self._draft.passport(uid)
-        return self._stored.to_json()
+        self._next_beat = self._now() + lease.ttl / 3
 
     # -- keeping -----------------------------------------------------------------------------------
 
@@ -425,12 +359,14 @@ class Registration:
         """Notice that this process stood still: a wake-up comes much later than planned."""
         while not self._ended.is_set():
             # Fine enough that a stop of half a TTL cannot hide in it, coarse enough for 200 idle processes.
-            tick = self._ttl / 10
+            tick = self._draft.ttl / 10
             planned = self._now() + tick
             await asyncio.sleep(tick)
             late = self._now() - planned
-            if late >= self._ttl / 2 - tick:
-                self._declare_lost(f"this process stood still for {late:.1f} s of a TTL of {self._ttl:g} s")
+            if late >= self._draft.ttl / 2 - tick:
+                self._declare_lost(
+                    f"this process stood still for {late:.1f} s of a TTL of {self._draft.ttl:g} s"
+                )
 
     def _declare_lost(self, reason: str) -> None:
         if self._lost is not None or self._ended.is_set():
@@ -455,16 +391,7 @@ class Registration:
                 await self._step()
 
     def _due(self) -> float:
-        due = self._next_beat
-        if self._urgent or self._passport_dirty:
-            due = float("-inf")
-        elif self._flip:
-            due = min(due, self._flipped + FLIP_INTERVAL)
-        elif self._load:
-            due = min(due, self._written + LOAD_INTERVAL)
-        if self._refresh:
-            due = min(due, self._passport_written + self._refresh)
-        return max(due, self._retry_at)
+        return max(min(self._next_beat, self._writer.due), self._retry_at)
 
     async def _step(self) -> None:
         """Do one thing that is due; whatever goes wrong is decided here: lost, displaced, or try again."""
@@ -472,11 +399,11 @@ class Registration:
             if self._lost is not None:
                 await self._reclaim()
                 return
-            async with asyncio.timeout(max(self._ttl / 3, 0.5)):
+            async with asyncio.timeout(max(self._draft.ttl / 3, 0.5)):
                 if self._now() >= self._next_beat:
                     await self._beat()
                 else:
-                    await self._write()
+                    await self._writer.write()
             self._retry_at = float("-inf")
         except NameConflictError as error:
             await self._displace(error)
@@ -484,77 +411,26 @@ class Registration:
             self._declare_lost(f"the store says: {error}")
         except (StoreError, TimeoutError) as error:
             # Unconfirmed: the store is silent, we run. Keep serving, keep trying.
-            self._retry_at = self._now() + self._ttl / 10 * (0.5 + self._rng())
+            self._retry_at = self._now() + self._draft.ttl / 10 * (0.5 + self._rng())
             logger.info(
                 "%s could not reach the store, trying again: %s", self.key, str(error) or "no answer in time"
             )
         except Exception:
             # A mistake of ours or of an engine's must not end the keep-alive in silence.
-            self._retry_at = self._now() + self._ttl / 10
+            self._retry_at = self._now() + self._draft.ttl / 10
             logger.exception("keeping %s registered failed, trying again", self.key)
 
     async def _beat(self) -> None:
-        lease = self._need_lease()
-        await lease.keep_alive()
+        await self._leases.own.keep_alive()
         # Whoever takes a name over binds the keys to a lease of its own: ours goes on living, so look at
         # the key as well.
-        self._check_status(await self._store.get(self._status_key))
+        await self._writer.check_status()
         self._beats += 1
-        if self._now() >= self._next_life:
-            life = self._life
-            self._life = await self._grant_life()
-            self._passport_dirty = self._passport_dirty or self._life is not life
-            self._next_life = self._now() + self._life_interval()
+        if await self._leases.renew_life_if_due():
+            self._writer.passport_dirty = True
         if self._beats % 3 == 0:  # 2 KB where the status is 400 bytes
-            await self._check_passport()
-        self._next_beat = self._now() + self._ttl / 3 * (0.9 + 0.1 * self._rng())
-
-    def _check_status(self, entry: Entry | None) -> None:
-        """Compare the status in the store with ours.
-
-        Raises:
-            LeaseLostError: it is gone.
-            NameConflictError: it is somebody else's.
-        """
-        lease = self._need_lease()
-        if entry is None:
-            raise LeaseLostError(f"the status of {self.key} is gone")
-        try:
-            said: NodeStatus | None = NodeStatus.decode(entry.value, entry.key)
-        except DocumentError:
-            said = None
-        if (said is not None and said.uid != self._uid) or (said is None and entry.lease != lease.id):
-            who = said.holder if said is not None and said.holder is not None else "another process"
-            raise NameConflictError(
-                f"the name {self.key} was taken over by {who}; this registration has ended"
-            )
-        if entry.mod_revision != self._status_revision:
-            # Somebody asked whether we live (see `claim`), or scribbled over it: say again what is true.
-            self._status_revision = entry.mod_revision
-            self._urgent = True
-
-    async def _check_passport(self) -> None:
-        """Take the cordon mark over, and put the passport back if it was deleted or overwritten."""
-        entry = await self._store.get(self._node_key)
-        revision = entry.mod_revision if entry is not None else 0
-        if revision == self._passport_revision:
-            return
-        self._passport_revision = revision
-        if entry is not None:
-            try:
-                facts = read_facts(entry, Sharing())
-            except DocumentError:
-                facts = None
-            if facts is not None and facts.uid == self._uid:
-                self._draft.cordoned = facts.cordoned
-                if declared(NodePassport.from_stored(entry.value)) == declared(self._draft.content):
-                    return
-            logger.warning("the passport of %s was changed by somebody else: written again", self.key)
-        else:
-            logger.warning("the passport of %s was deleted while it lives: written again", self.key)
-        self._passport_dirty = True
-
-    # -- writing -----------------------------------------------------------------------------------
+            await self._writer.check_passport()
+        self._next_beat = self._now() + self._draft.ttl / 3 * (0.9 + 0.1 * self._rng())
 
     async def _flush(self) -> None:
         """Write what is to be written now, and wait for it."""
@@ -562,78 +438,29 @@ class Registration:
             return  # the next incarnation begins with it
         async with self._lock:
             try:
-                async with asyncio.timeout(max(self._ttl / 3, 0.5)):
-                    await self._write()
+                async with asyncio.timeout(max(self._draft.ttl / 3, 0.5)):
+                    await self._writer.write()
             except NameConflictError as error:
                 await self._displace(error)
                 raise
             except LeaseLostError as error:
-                self._declare_lost(
-                    f"the store says: {error}"
-                )  # and registers again, with what was to be written
+                # It registers again, with what was to be written.
+                self._declare_lost(f"the store says: {error}")
             except TimeoutError:
                 self._rouse()
                 raise StoreUnavailableError(
                     f"the store {self._store.url} does not answer; trying again"
                 ) from None
 
-    async def _write(self) -> None:
-        for _ in range(_MAX_ROUNDS):
-            now = self._now()
-            age = now - self._passport_written
-            with_passport = self._passport_dirty or (
-                self._refresh > 0
-                and (self._urgent or age >= self._refresh or (self._flip and age >= PASSPORT_INTERVAL))
-            )
-            checks = [Check(self._status_key, self._status_revision)]
-            # Taken before the writing, so that what is reported meanwhile is written the next time.
-            before = (self._urgent, self._flip, self._load, self._passport_dirty)
-            self._urgent = self._flip = self._load = self._passport_dirty = False
-            ops: list[Op] = [
-                Put(self._status_key, self._draft.status(self._uid).encode(), self._need_lease().id)
-            ]
-            if with_passport:
-                life = self._life or await self._grant_life()
-                checks.append(Check(self._node_key, self._passport_revision))
-                ops.append(Put(self._node_key, self._encode(self._uid), life.id))
-            try:
-                revision = await self._store.transact(checks, ops)
-            except BaseException as error:
-                urgent, flip, load, passport = before
-                self._urgent |= urgent
-                self._flip |= flip
-                self._load |= load
-                self._passport_dirty |= passport
-                if isinstance(error, ConflictError):
-                    self._check_status(await self._store.get(self._status_key))
-                    await self._check_passport()
-                    continue
-                if isinstance(error, LeaseLostError) and with_passport and await self._life_was_lost():
-                    continue
-                raise
-            self._status_revision = revision
-            self._written = now
-            if before[1]:
-                self._flipped = now
-            if with_passport:
-                self._passport_revision = revision
-                self._passport_written = now
-            return
-        raise StoreUnavailableError(f"others write the keys of {self.key} all the time: find out who")
-
-    async def _life_was_lost(self) -> bool:
-        old = self._life
-        return await self._grant_life() is not old
-
     # -- losing and leaving ------------------------------------------------------------------------
 
     async def _reclaim(self) -> None:
         """Register again under a new uid, with backoff and full jitter: whole fleets lose their leases together."""
-        old = self._lease
+        old = self._leases.own_or_none
         failures = 0
         while not self._ended.is_set():
-            bound = min(1.0, self._ttl / 10) * 2 ** min(failures, 5)
-            await asyncio.sleep(min(bound, self._ttl) * self._rng())
+            bound = min(1.0, self._draft.ttl / 10) * 2 ** min(failures, 5)
+            await asyncio.sleep(min(bound, self._draft.ttl) * self._rng())
             try:
                 await self._claim(takeover=False, wait=None, on_wait=None)
                 break
@@ -644,10 +471,10 @@ class Registration:
                 failures += 1
                 logger.info("%s could not register again, trying on: %s", self.key, error)
         if old is not None:
-            await self._revoke(old)
+            await self._leases.revoke(old)
         self._retry_at = float("-inf")
-        logger.warning("%s registered again, uid %s", self.key, self._uid)
-        self._call(self.on_registered, self._uid)
+        logger.warning("%s registered again, uid %s", self.key, self._writer.uid)
+        self._call(self.on_registered, self._writer.uid)
 
     async def _displace(self, error: NameConflictError) -> None:
         """Another process has the name: end without touching its keys."""
@@ -656,47 +483,7 @@ class Registration:
         logger.error("%s", error)
         self._call(self.on_displaced, error)
         self._ended.set()
-        await self._release()
-
-    async def _remove(self) -> None:
-        """Delete both keys, if they are still ours."""
-        for _ in range(_MAX_ROUNDS):
-            status = await self._store.get(self._status_key)
-            try:
-                if status is not None:
-                    self._check_status(status)
-            except NameConflictError:
-                return  # the name is somebody else's by now
-            passport = await self._store.get(self._node_key)
-            ours = passport is not None and _uid_of(passport) == self._uid
-            checks = [Check(self._status_key, status.mod_revision if status is not None else 0)]
-            ops: list[Op] = [Delete(self._status_key)] if status is not None else []
-            if passport is not None and ours:
-                checks.append(Check(self._node_key, passport.mod_revision))
-                ops.append(Delete(self._node_key))
-            try:
-                if ops:
-                    await self._store.transact(checks, ops)
-                return
-            except ConflictError:
-                continue  # somebody wrote in between: look again
-
-    async def _release(self) -> None:
-        leases = [lease for lease in (self._lease, self._life) if lease is not None]
-        self._lease = self._life = None
-        for lease in leases:
-            await self._revoke(lease)
-
-    async def _revoke(self, lease: Lease) -> None:
-        try:
-            async with asyncio.timeout(max(self._ttl / 3, 0.5)):
-                await lease.revoke()
-        except (StoreError, TimeoutError) as error:
-            logger.info(
-                "a lease of %s could not be ended, it runs out by itself: %s",
-                self.key,
-                str(error) or "no answer",
-            )
+        await self._leases.release()
 
     async def _stop_tasks(self) -> None:
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
@@ -723,11 +510,6 @@ class Registration:
             # The owner's mistake must not cost the node its registration as well.
             logger.exception("a hook of the registration of %s failed", self.key)
 
-    def _need_lease(self) -> Lease:
-        if self._lease is None:
-            raise RegistryError(f"{self.key} is not registered any more")
-        return self._lease
-
     def _need_alive(self) -> None:
         if self._ended.is_set():
             raise self._error or RegistryError(f"{self.key} is not registered any more: register it again")
@@ -735,10 +517,3 @@ class Registration:
     def _need_capability(self, name: str) -> None:
         if all(capability.name != name for capability in self._draft.content.capabilities):
             raise NodeNotFoundError(f"the passport of {self.key} has no capability {name!r}")
-
-
-def _uid_of(entry: Entry) -> str | None:
-    try:
-        return read_facts(entry, Sharing()).uid
-    except DocumentError:
-        return None

@@ -5,60 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from roster._clock import boottime, utc_now
-from roster.errors import (
-    ConflictError,
-    DocumentError,
-    NodeNotFoundError,
-    RegistryError,
-    StoreError,
-    StoreUnavailableError,
-)
+from roster.errors import NodeNotFoundError, RegistryError, StoreError, StoreUnavailableError
 from roster.passport import NodePassport, Selector, VersionRange
+from roster.registry.admin import delete_node, identity, prune_nodes, set_mark
 from roster.registry.events import NodeEvent
-from roster.registry.facts import CORDONED
 from roster.registry.informer import Informer
-from roster.registry.keys import node_key, status_key
-from roster.registry.record import NodeRecord, seconds_since
+from roster.registry.keys import node_key
+from roster.registry.record import NodeRecord
 from roster.registry.registration import Registration
 from roster.registry.settings import DEFAULT_RETENTION, DEFAULT_TTL, PASSPORT_REFRESH, seconds
+from roster.registry.summary import CapabilitySummary, summarize
 from roster.registry.watching import EventWatch
 from roster.store import open_store
-from roster.store.base import Check, Delete, Entry, Op, Store
+from roster.store.base import Store
 
 SYNC_TIMEOUT = 15.0
-DEFAULT_NAMESPACE = "default"
-_MAX_ROUNDS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class CapabilitySummary:
-    """One capability over all nodes that offer it.
-
-    Attributes:
-        name: of the capability.
-        versions: how many nodes offer each version (the node's own where the capability names none; None:
-            neither has one).
-        nodes: how many nodes offer it, in whatever state.
-        healthy: how many of them are ready or busy.
-        contracts: for each version, how many nodes have each digest of input and output schema. More than
-            one digest in a version means that two nodes disagree about what the capability takes or gives.
-    """
-
-    name: str
-    versions: Mapping[str | None, int]
-    nodes: int
-    healthy: int
-    contracts: Mapping[str | None, Mapping[str, int]]
-
-    @property
-    def mismatch(self) -> bool:
-        """Whether nodes offer one version under different contracts."""
-        return any(len(digests) > 1 for digests in self.contracts.values())
 
 
 class Registry:
@@ -298,7 +263,7 @@ class Registry:
         Raises:
             NodeNotFoundError: no such node is listed.
         """
-        space, name = _identity(name, namespace)
+        space, name = identity(name, namespace)
         await self.synced()
         record = self.informer.get(f"{space}/{name}")
         if record is None:
@@ -313,22 +278,7 @@ class Registry:
     async def capabilities(self, *, namespace: str | None = None) -> list[CapabilitySummary]:
         """Return a summary of each capability, by name. Decodes every passport: for people."""
         await self.synced()
-        out = []
-        for name, members in sorted(self.informer.catalog.index.capabilities.items()):
-            records = [r for r in members.values() if namespace is None or r.namespace == namespace]
-            if not records:
-                continue
-            versions: dict[str | None, int] = {}
-            contracts: dict[str | None, dict[str, int]] = {}
-            for record in records:
-                version = record.capabilities.get(name)
-                versions[version] = versions.get(version, 0) + 1
-                digests = contracts.setdefault(version, {})
-                digest = contract_digest(record, name)
-                digests[digest] = digests.get(digest, 0) + 1
-            healthy = sum(record.healthy for record in records)
-            out.append(CapabilitySummary(name, versions, len(records), healthy, contracts))
-        return out
+        return summarize(self.informer.catalog.index.capabilities, namespace)
 
     def watch(
         self,
@@ -376,7 +326,8 @@ class Registry:
             NodeNotFoundError: no such node.
             DocumentError: its passport cannot be read.
         """
-        await self._mark(name, namespace, utc_now())
+        self._need_open()
+        await set_mark(self.store, *identity(name, namespace), utc_now())
 
     async def undrain(self, name: str, namespace: str | None = None) -> None:
         """Take the cordon mark away.
@@ -384,30 +335,8 @@ class Registry:
         Raises:
             NodeNotFoundError: no such node.
         """
-        await self._mark(name, namespace, None)
-
-    async def _mark(self, name: str, namespace: str | None, value: str | None) -> None:
-        space, name = _identity(name, namespace)
-        key = node_key(space, name)
-        for _ in range(_MAX_ROUNDS):
-            entry = await self._need(key, space, name)
-            passport = NodePassport.from_stored(entry.value)
-            annotations = dict(passport.annotations)
-            if (CORDONED in annotations) == (value is not None):
-                return
-            if value is None:
-                del annotations[CORDONED]
-            else:
-                annotations[CORDONED] = value
-            marked = passport.with_metadata(annotations=annotations or None).to_json()
-            try:
-                await self.store.put(key, marked, lease=entry.lease, if_revision=entry.mod_revision)
-                return
-            except ConflictError:
-                continue  # its node has just written it: read again
-        raise RegistryError(
-            f"the passport of {space}/{name} is being written all the time: find out who else writes it"
-        )
+        self._need_open()
+        await set_mark(self.store, *identity(name, namespace), None)
 
     async def delete(self, name: str, namespace: str | None = None, *, force: bool = False) -> None:
         """Remove a node from the registry.
@@ -422,29 +351,8 @@ class Registry:
             NodeNotFoundError: no such node.
             RegistryError: it lives.
         """
-        space, name = _identity(name, namespace)
-        key = node_key(space, name)
-        for _ in range(_MAX_ROUNDS):
-            entry = await self._need(key, space, name)
-            status = await self.store.get(status_key(space, name))
-            if status is not None and not force:
-                raise RegistryError(
-                    f"the node {space}/{name} is alive: stop it (it then leaves by itself), or delete it by force: "
-                    "it then drops its work and registers again"
-                )
-            checks = [Check(key, entry.mod_revision)]
-            ops: list[Op] = [Delete(key)]
-            if status is not None:
-                checks.append(Check(status_key(space, name), status.mod_revision))
-                ops.append(Delete(status_key(space, name)))
-            try:
-                await self.store.transact(checks, ops)
-                return
-            except ConflictError:
-                continue  # it has just changed: look again
-        raise RegistryError(
-            f"the keys of {space}/{name} are being written all the time: find out who writes them"
-        )
+        self._need_open()
+        await delete_node(self.store, *identity(name, namespace), force=force)
 
     async def prune(self, older_than: float | None = None, *, dry_run: bool = False) -> list[str]:
         """Remove nodes that are offline; return their keys, `namespace/name`.
@@ -459,39 +367,7 @@ class Registry:
             dry_run: remove nothing; return what would go.
         """
         await self.synced()
-        gone = []
-        for record in self.informer.all():
-            silent = seconds_since(record.last_written)
-            if older_than is None:
-                dead = record.state == "offline"
-            else:
-                leaseless = record.founding and record.lease is None
-                old = silent is None or silent >= max(older_than, 60.0 if leaseless else 0.0)
-                dead = old and (record.state == "offline" or leaseless)
-            if not dead:
-                continue
-            if dry_run:
-                gone.append(record.key)
-                continue
-            try:
-                await self.store.transact(
-                    [
-                        Check(node_key(record.namespace, record.name), record.passport_revision),
-                        Check(status_key(record.namespace, record.name), 0),
-                    ],
-                    [Delete(node_key(record.namespace, record.name))],
-                )
-            except ConflictError:
-                continue  # it is back, or gone already
-            gone.append(record.key)
-        return sorted(gone)
-
-    async def _need(self, key: str, namespace: str, name: str) -> Entry:
-        self._need_open()
-        entry = await self.store.get(key)
-        if entry is None:
-            raise NodeNotFoundError(f"no node {namespace}/{name} is registered")
-        return entry
+        return await prune_nodes(self.store, self.informer.all(), older_than)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -547,25 +423,9 @@ class Connecting:
             await self._registry.close()
 
 
-def contract_digest(record: NodeRecord, capability: str) -> str:
-    """Return the digest of what a capability takes and gives; `unreadable` if its schemas cannot be read."""
-    declared = record.passport.capability(capability)
-    try:
-        return declared.digest if declared is not None else "unreadable"
-    except DocumentError:
-        return "unreadable"
-
-
 def _load(passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str]) -> NodePassport:
     if isinstance(passport, NodePassport):
         return passport
     if isinstance(passport, Mapping):
         return NodePassport.from_dict(dict(passport))
     return NodePassport.load(Path(passport))
-
-
-def _identity(name: str, namespace: str | None) -> tuple[str, str]:
-    if "/" in name and namespace is None:
-        space, _, name = name.partition("/")
-        return space, name
-    return namespace or DEFAULT_NAMESPACE, name
