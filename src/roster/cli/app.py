@@ -70,6 +70,13 @@ def _add(function: Callable[..., Any], name: str, examples: Sequence[str], **set
     )(with_shared(function))
 
 
+def _said(error: Any) -> str:
+    """Return what is wrong; our own errors name no parameter, and need no `Invalid value:` before them."""
+    if isinstance(error, typer.BadParameter) and error.param is None:
+        return error.message
+    return str(error.format_message()).replace("Value error, ", "")
+
+
 _CODES = "\b\nExit status:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES)
 _CODES += "\n  `roster register -- CMD` exits with CMD's own status, 128 + n if signal n ended it."
 
@@ -117,7 +124,7 @@ def run(args: Sequence[str]) -> int:
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context is not None else "roster"
-        return report_usage(error.format_message(), path, session.out)  # type: ignore[attr-defined]  # every usage error has it
+        return report_usage(_said(error), path, session.out)
     except Exception as error:  # noqa: BLE001 - the last place: it is told, with an exit status of its own
         return report(error, session.out, debug=session.debug)
     finally:

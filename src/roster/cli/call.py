@@ -13,6 +13,7 @@ from roster.cli.encode import to_json
 from roster.cli.options import AnyNamespace, SelectorText, seconds
 from roster.cli.params import document_params, pair_params
 from roster.cli.session import Session
+from roster.errors import DocumentError
 
 if TYPE_CHECKING:
     from roster.registry import NodeRecord, Registry
@@ -166,6 +167,8 @@ async def _schemas(registry: Registry, capability: str, options: Mapping[str, An
     schemas = []
     for record in found[:32]:  # nodes of one capability declare it alike, or nearly so
         declared = record.passport.capability(capability)
-        if declared is not None:
-            schemas.append(declared.input_json_schema)
+        try:
+            schemas.append(declared.input_json_schema if declared is not None else None)
+        except DocumentError:
+            continue  # its schema cannot be used: the call itself says so, should it go there
     return schemas

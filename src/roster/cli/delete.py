@@ -12,6 +12,7 @@ from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.options import Namespace, seconds
 from roster.cli.session import Session
 from roster.cli.text import safe
+from roster.errors import RegistryError
 
 if TYPE_CHECKING:
     from roster.registry import NodeRecord
@@ -29,7 +30,8 @@ PRUNE_EXAMPLES = (
 def delete(
     session: Session,
     what: Annotated[
-        list[str], typer.Argument(metavar="node NAME...", help="Nodes.", autocompletion=complete_objects)
+        list[str],
+        typer.Argument(metavar="KIND NAME", help="node NAME, or node/NAME.", autocompletion=complete_objects),
     ],
     namespace: Namespace = None,
     yes: Annotated[
@@ -63,9 +65,17 @@ async def _delete(session: Session, names: list[str], namespace: str | None, yes
 
 
 def _confirmed(record: NodeRecord) -> bool:
-    """Ask, on a terminal; without one the registry itself refuses to remove what is alive."""
+    """Ask, on a terminal.
+
+    Raises:
+        RegistryError: there is none to ask on.
+        typer.Abort: the answer is no.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
+        raise RegistryError(
+            f"{record.key} is {record.state}: stop its process (it then leaves by itself), or add --yes: it then drops its "
+            "work and registers again"
+        )
     question = (
         f"{record.key} is {record.state}: it will drop its work and register again. Delete it all the same?"
     )

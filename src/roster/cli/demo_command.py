@@ -25,8 +25,9 @@ def demo(
         typer.Option("--keep", help="Leave the directory behind, and say where it is.", show_default=False),
     ] = False,
 ) -> int:
-    """Watch a team work: three writers and an editor answer sixty commands while one of them is killed.
+    """Watch a team at work, with one agent killed.
 
+    Three writers and an editor answer sixty commands; one writer is killed, one leaves, one joins.
     Exits with 0 only if every command was answered exactly once.
     """
     from rich.console import Console

@@ -19,7 +19,7 @@ from roster.cli.session import Session
 from roster.errors import DocumentError
 
 if TYPE_CHECKING:
-    from roster.passport import Capability, NodePassport
+    from roster.passport import Capability
     from roster.registry import NodeRecord, NodeStatus
 
 EXAMPLES = (
@@ -35,14 +35,16 @@ def describe(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="node|capability NAME...", help="What to describe.", autocompletion=complete_objects
+            metavar="KIND NAME",
+            help="A node or a capability, also node/NAME.",
+            autocompletion=complete_objects,
         ),
     ],
     namespace: Namespace = None,
 ) -> None:
-    """Show everything about a node, or about a capability, for people to read.
+    """Show everything about a node or a capability.
 
-    Programs take 'roster get node NAME -o json'.
+    This is for people to read; programs take 'roster get node NAME -o json'.
     """
     kind, names = split_objects(what)
     if not names:
@@ -68,12 +70,7 @@ async def _capabilities(session: Session, names: list[str], namespace: str | Non
 
 
 def _node_lines(record: NodeRecord) -> Iterator[str]:
-    passport: NodePassport | None
-    try:
-        passport, damage = record.passport, []
-    except DocumentError as error:
-        passport, damage = None, error.lines()
-    status = record.status
+    passport, status = record.passport, record.status
     yield from _field("Name", [record.name])
     yield from _field("Namespace", [record.namespace])
     yield from _field("UID", [record.uid or "<none> (registered by no Roster of ours)"])
@@ -81,16 +78,14 @@ def _node_lines(record: NodeRecord) -> Iterator[str]:
     yield from _field("Type", [record.type or "agent"])
     yield from _field("Version", [record.version or "<none>"])
     yield from _field("Labels", [f"{key}={value}" for key, value in record.labels.items()])
-    if passport is not None:
-        annotations = passport.annotations.items()
-        yield from _field(
-            "Annotations", [f"{key}: {line}" for key, value in annotations for line in value.split("\n")]
-        )
+    annotations = passport.annotations.items()
+    yield from _field(
+        "Annotations", [f"{key}: {line}" for key, value in annotations for line in value.split("\n")]
+    )
     yield from _field("State", [record.state + (" (marked by 'roster drain')" if record.cordoned else "")])
     yield from _field("Load", [f"{record.active_tasks} of {record.capacity} tasks"])
     yield from _field("Queue", [record.mindbus_queue])
-    if passport is not None:
-        yield from _field("Routing key", [passport.mindbus_routing_key or "<none>"])
+    yield from _field("Routing key", [passport.mindbus_routing_key or "<none>"])
     yield from _field(
         "Registered", [f"{record.registered_at or '<unknown>'} ({show_duration(record.age)} ago)"]
     )
@@ -98,11 +93,6 @@ def _node_lines(record: NodeRecord) -> Iterator[str]:
     if status is not None:
         holder = f", held by {status.holder}" if status.holder is not None else ""
         yield from _field("Lease", [f"{status.ttl:g} s{holder}"])
-    if damage:
-        yield "Passport:      cannot be read in full:"
-        yield from (f"  {line}" for line in damage)
-        return
-    assert passport is not None  # noqa: S101 - there is no damage
     if passport.resources:
         yield "Resources:"
         yield from (f"  {key}: {_value(value)}" for key, value in passport.resources.items())

@@ -27,7 +27,7 @@ _CONFIRM = 5.0
 Names = Annotated[
     list[str],
     typer.Argument(
-        metavar="NAME...", help="Nodes; also node/NAME, NAMESPACE/NAME.", autocompletion=complete_nodes
+        metavar="NAME", help="Nodes; also node/NAME, NAMESPACE/NAME.", autocompletion=complete_nodes
     ),
 ]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="For all of it.")]

@@ -47,9 +47,9 @@ def find(
         bool, typer.Option("--no-headers", help="No headings.", show_default=False)
     ] = False,
 ) -> None:
-    """List the nodes that can do something and are ready or busy, in all namespaces.
+    """List the nodes that can do something now.
 
-    Exits with 7 if there is none.
+    They are ready or busy, in any namespace. Exits with 7 if there is none.
     """
     session.run(
         _find(session, capability, selector, version, namespace, everyone, output, header=not no_headers)
@@ -82,7 +82,8 @@ async def _find(
             session.out.data(as_list([]), form)
         narrowed = any(word is not None for word in (selector, version, namespace))
         raise NoCapableNodesError(
-            f"no healthy node offers the capability {capability!r}{' under these conditions' if narrowed else ''}",
+            f"no healthy node offers the capability {capability!r}{' under these conditions' if narrowed else ''}; "
+            "see what is on offer with 'roster get capabilities -A'",
             capability=capability,
             passed_over=[PassedOver(record.key, record.state, record.state) for record in able],
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from roster.cli.complete import complete_objects
-from roster.cli.listing import NodeTable, as_list, document, print_nodes, sort_records
+from roster.cli.listing import NodeTable, as_list, print_nodes, sort_records
 from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.options import AllNamespaces, Namespace, SelectorText
 from roster.cli.output import Listing
@@ -34,8 +34,8 @@ def get(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="nodes|capabilities [NAME]...",
-            help="Also: node, no, capability, cap, caps; and node/NAME.",
+            metavar="KIND [NAME]",
+            help="nodes or capabilities (also: node, no, capability, cap, caps), or node/NAME.",
             autocompletion=complete_objects,
         ),
     ],
@@ -115,7 +115,7 @@ async def _nodes(
         else:
             records = await registry.find(selector=selector, namespace=namespace)
         if sort_by is not None:
-            records = sort_records(records, sort_by, out)
+            records = sort_records(records, sort_by)
         if not records and form in (Listing.TABLE, Listing.WIDE, Listing.NAME):
             out.note(await _none("nodes", registry, namespace, selector))
             return
@@ -168,9 +168,10 @@ async def _watch(
             _one(session, record, form, record.state)
     async for event in registry.watch(selector=selector, namespace=namespace):
         record = event.record
-        if (wanted and event.name not in wanted) or shown.get(record.key) is record:
+        if wanted and event.name not in wanted:
+            continue
+        if event.type == "added" and shown.get(record.key) is record:
             continue  # a watch begins with what there is, which has been printed
-        shown[record.key] = record
         state = "removed" if event.type == "removed" else record.state
         if printed is not None:
             out.row(printed, table.row(record, state))
@@ -182,7 +183,7 @@ def _one(session: Session, record: NodeRecord, form: Listing, state: str) -> Non
     if form == Listing.NAME:
         session.out.line(f"node/{record.name}")
         return
-    found = document(record, session.out)
+    found = record.document()
     found["status"] = {**found.get("status", {}), "state": state}
     if form == Listing.JSON:
         session.out.json(found, compact=True)

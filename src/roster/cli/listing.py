@@ -11,7 +11,6 @@ import typer
 from roster.cli.durations import show_duration
 from roster.cli.output import Listing, Output
 from roster.cli.table import Column, Table
-from roster.errors import DocumentError
 
 if TYPE_CHECKING:
     from roster.registry import NodeRecord
@@ -93,28 +92,6 @@ def last_seen(record: NodeRecord) -> str:
     return show_duration(seconds_since(record.last_seen))
 
 
-def document(record: NodeRecord, out: Output) -> dict[str, Any]:
-    """Return a node's passport with the live status; what is known of it, with a warning, if the passport is damaged."""
-    try:
-        return record.document()
-    except DocumentError as error:
-        for line in error.lines():
-            out.warning(line)
-        out.warning(f"the passport of {record.key} cannot be read in full: only what is known of it is shown")
-        return {
-            "apiVersion": "ai-team.dev/v1",
-            "kind": "NodePassport",
-            "metadata": {
-                "name": record.name,
-                "namespace": record.namespace,
-                "uid": record.uid,
-                "labels": dict(record.labels),
-            },
-            "spec": {"type": record.type, "capabilities": [{"name": name} for name in record.capabilities]},
-            "status": {"state": record.state, "active_tasks": record.active_tasks},
-        }
-
-
 def as_list(items: Iterable[Any]) -> dict[str, Any]:
     """Return items as the list that kubectl prints."""
     return {"apiVersion": "v1", "kind": "List", "items": list(items)}
@@ -133,14 +110,14 @@ def print_nodes(
     if form == Listing.NAME:
         out.lines(f"node/{record.name}" for record in records)
     elif form in (Listing.JSON, Listing.YAML):
-        documents = [document(record, out) for record in records]
+        documents = [record.document() for record in records]
         out.data(documents[0] if single else as_list(documents), form)
     else:
         return out.table(table.columns, [table.row(record) for record in records], header=header)
     return None
 
 
-def sort_records(records: Sequence[NodeRecord], by: str, out: Output) -> list[NodeRecord]:
+def sort_records(records: Sequence[NodeRecord], by: str) -> list[NodeRecord]:
     """Sort by a column (`load`, `age`, `state`) or a field of the document (`.spec.version`); nodes without it come last.
 
     Raises:
@@ -166,7 +143,7 @@ def sort_records(records: Sequence[NodeRecord], by: str, out: Output) -> list[No
             f"--sort-by {by!r}: name one of {', '.join(keys)}, or a field such as .spec.version"
         )
     steps = path[1].split(".")
-    return sorted(records, key=lambda record: _rank(_field(document(record, out), steps)))
+    return sorted(records, key=lambda record: _rank(_field(record.document(), steps)))
 
 
 def _field(value: Any, steps: Sequence[str]) -> Any:

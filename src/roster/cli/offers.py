@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from roster.errors import DocumentError, NoCapableNodesError
+from roster.errors import NoCapableNodesError
 
 if TYPE_CHECKING:
     from roster.passport import Capability
@@ -37,15 +37,8 @@ class Offer:
 
     @property
     def declared(self) -> Capability | None:
-        """How the first node declares it whose passport can be read."""
-        for record in self.nodes:
-            try:
-                found = record.passport.capability(self.name)
-            except DocumentError:
-                continue  # another node may say it; `describe node` tells of this one
-            if found is not None:
-                return found
-        return None
+        """How the first node declares it."""
+        return self.nodes[0].passport.capability(self.name)
 
     @property
     def description(self) -> str:

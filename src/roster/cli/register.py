@@ -30,7 +30,7 @@ def register(
     ],
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- CMD...]", help="What to run meanwhile.", show_default=False),
+        typer.Argument(metavar="-- CMD", help="What to run meanwhile.", show_default=False),
     ] = None,
     ttl: Annotated[
         str | None,
@@ -45,7 +45,9 @@ def register(
         bool, typer.Option("--takeover", help="Replace a live holder of the name.", show_default=False)
     ] = False,
 ) -> int:
-    """Register a passport, and keep it registered while CMD runs, or until a signal.
+    """Keep a passport registered while a command runs.
+
+    Without CMD it is held until a signal.
 
     CMD finds ROSTER_NODE_NAME, ROSTER_NODE_NAMESPACE, ROSTER_NODE_UID and ROSTER_NODE_QUEUE in its environment. It gets
     the signals TERM, INT, HUP, QUIT, USR1 and USR2; before TERM, INT and QUIT the node is shown as draining. When it has

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +36,8 @@ class Session:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the body of a command."""
+        import asyncio  # 20 ms that a help page need not wait for
+
         return asyncio.run(work)
 
     def registry(self) -> Connecting:

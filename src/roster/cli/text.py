@@ -9,7 +9,7 @@ import re
 # mark, lone surrogates, interlinear marks, noncharacters, tags. Zero-width (non-)joiners stay: Persian and emoji need them.
 _CONTROLS = (
     "\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e0fff"
+    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f"
 )
 _UNSAFE = re.compile(f"[\x00-\x1f{_CONTROLS}]")
 _UNSAFE_ENCODED = re.compile(f"[\x00-\x08\x0b-\x1f{_CONTROLS}]")

@@ -36,7 +36,7 @@ _MAX_STDIN = 8 * 1024 * 1024
 def validate(
     session: Session,
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Files, directories, or - for standard input.")
+        list[Path], typer.Argument(metavar="FILE", help="Files, directories, or - for standard input.")
     ],
     output: Annotated[
         Data | None, typer.Option("-o", "--output", help="For programs.", show_default=False)
@@ -45,9 +45,9 @@ def validate(
         bool, typer.Option("--strict", help="Fail on warnings, such as unknown fields.", show_default=False)
     ] = False,
 ) -> int:
-    """Check passports: every fault with file, line, column and path.
+    """Check passports, and list every fault.
 
-    Exits with 1 if there is a fault. Warnings go to standard error.
+    Each fault is a line with file, line, column and path. Exits with 1 if there is a fault. Warnings go to standard error.
     """
     reports = [report for path in files for report in _reports(path)]
     bad = [report for report in reports if not report.ok or (strict and report.warnings)]
@@ -69,7 +69,10 @@ def schema(
     session: Session,
     output: Annotated[Data, typer.Option("-o", "--output", help="How to print it.")] = Data.JSON,
 ) -> None:
-    """Print the JSON Schema of a passport; editors complete and check passports with it."""
+    """Print the JSON Schema of a passport.
+
+    Editors complete and check passports with it.
+    """
     from roster.passport import json_schema
 
     session.out.data(json_schema(), output)

@@ -33,9 +33,10 @@ def watch(
     selector: SelectorText = None,
     output: Annotated[Form, typer.Option("-o", "--output", help="json: one object a line.")] = Form.TEXT,
 ) -> None:
-    """Follow what happens to nodes, until Ctrl-C: time, event, node, state, load.
+    """Follow what happens to nodes, until Ctrl-C.
 
-    It begins with 'added' for each node there is. Then: added, modified, ready, busy, draining, unknown, offline, removed.
+    A line is: time, event, node, state, load. It begins with 'added' for each node there is; then come added, modified,
+    ready, busy, draining, unknown, offline, removed.
     """
     space = scope(namespace, all_namespaces)
     session.run(_watch(session, space, selector, output))

@@ -1,0 +1,192 @@
+"""The command starts fast, helps, and says in one line what was wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.cli.conftest import Result, roster
+
+from roster import __version__
+from roster.cli import main
+
+_COMMANDS = (
+    "validate", "schema", "register", "get", "describe", "find", "call", "drain", "undrain", "delete", "prune", "watch",
+    "demo", "completion",
+)  # fmt: skip
+
+
+def _modules_after(*args: str) -> set[str]:
+    code = (
+        "import sys; from roster.cli import main; status = main(sys.argv[1:]);"
+        "sys.stderr.write(' '.join(sys.modules)); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=True, timeout=30
+    )
+    return set(done.stderr.split())
+
+
+def test_the_version_costs_no_imports() -> None:
+    assert _modules_after("--version") & {"typer", "pydantic", "rich", "asyncio", "roster.errors"} == set()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["get", "--help"]])
+def test_help_costs_neither_registry_nor_renderer(args: list[str]) -> None:
+    heavy = {
+        "rich",
+        "yaml",
+        "jsonschema_rs",
+        "roster.registry",
+        "roster.passport",
+        "roster.store",
+        "roster.bus",
+    }
+    assert _modules_after(*args) & heavy == set()
+
+
+@pytest.mark.parametrize("args", [["--version"], ["-V"], ["--no-color", "--version"]])
+def test_the_version_is_printed(args: list[str]) -> None:
+    assert roster(*args) == Result(0, f"roster {__version__}\n", "")
+
+
+def test_python_m_roster_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "roster", "-V"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == f"roster {__version__}\n"
+
+
+def test_without_arguments_there_is_help() -> None:
+    assert roster() == roster("--help")
+    assert roster().status == 0
+
+
+def test_help_lists_every_command_and_the_exit_status() -> None:
+    text = roster("--help").out
+
+    assert [line.split()[0] for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines()] == list(
+        _COMMANDS
+    )
+    assert "5    no such node" in text
+    assert "130  interrupted" in text
+    # No command's line is cut off.
+    assert "..." not in text.split("Commands:\n")[1]
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_of_each_command_has_examples_and_the_shared_options(command: str) -> None:
+    text = roster(command, "--help").out
+
+    assert f"  roster {command}" in text.split("Examples:\n")[1]
+    for option in ("--registry", "--bus", "--verbose", "--no-color", "--debug"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["nope"], "No such command 'nope'"),
+        (["get"], "Missing argument"),
+        (["get", "pods"], "there is no kind 'pods': name nodes or capabilities; see 'roster get --help'"),
+        (["get", "nodes", "--nope"], "No such option"),
+        (["get", "nodes", "-o", "xml"], "'xml' is not one of"),
+        (["get", "nodes", "-A", "-n", "x"], "-A and -n contradict each other"),
+        (["get", "capabilities", "--watch"], "--watch and --sort-by are for nodes"),
+        (["get", "nodes", "--watch", "--sort-by", "age"], "leave out --watch or --sort-by"),
+        (["get", "node", "a", "-l", "x=y"], "-l and NAME contradict each other"),
+        (["get", "node/"], "a name is empty"),
+        (["describe", "node"], "name what to describe"),
+        (["delete", "node"], "name what to delete"),
+        (["delete", "capability", "x"], "a capability goes with the nodes"),
+        (["drain", "a/x", "-n", "b"], "names another namespace"),
+        (["call", "x", "--timeout", "soon"], "30s, 5m, 1h30m"),
+        (["call", "x", "--priority", "12"], "9"),
+        (["call", "x", "--strategy", "sticky"], "--sticky-key KEY go together"),
+        (["register"], "Missing option '-f'"),
+        (["completion", "tcsh"], "'tcsh' is not one of"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(team: object, args: list[str], reason: str) -> None:
+    result = roster(*args)
+
+    assert result.status == 2
+    assert result.out == ""
+    assert reason in result.err
+    assert result.err.count("\n") == 1
+    assert result.err.startswith("error: ")
+
+
+def test_debug_shows_the_traceback(team: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in roster("get", "node", "nobody").err
+    assert "Traceback" in roster("get", "node", "nobody", "--debug").err
+    assert "Traceback" in roster("--debug", "get", "node", "nobody").err
+    monkeypatch.setenv("ROSTER_DEBUG", "1")
+    assert "Traceback" in roster("get", "node", "nobody").err
+
+
+def test_shared_options_behind_the_command_count_over_those_before_it(team: tuple[str, str]) -> None:
+    assert roster("--registry", team[0], "get", "nodes", "-A").rows != []
+    assert roster("--registry", "nonsense://", "get", "nodes", "-A", "--registry", team[0]).rows != []
+    assert roster("get", "nodes", "--registry", "nonsense://").status == 1
+
+
+def test_an_unexpected_exception_is_a_defect_with_a_status_of_its_own(
+    team: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oh\x1b[0m")
+
+    monkeypatch.setattr("roster.cli.session.Session.registry", broken)
+    result = roster("get", "nodes")
+
+    assert result.status == 70
+    assert result.err == (
+        "error: unexpected ZeroDivisionError: oh\\x1b[0m; this is a defect in Roster: report what --debug shows\n"
+    )
+
+
+def test_a_password_in_a_url_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for args in (["--registry", "etcd://me:s3cr3t@db:2379/?nope=1"], ["--bus", "amqp://me:s3cr3t@mq"], []):
+        monkeypatch.setenv("ROSTER_REGISTRY", "etcd://me:s3cr3t@nowhere:1/x" if not args else "memory://")
+        for command in (["get", "nodes", "--debug"], ["call", "x", "--debug"]):
+            result = roster(*command, *args)
+            assert "s3cr3t" not in result.out + result.err
+            assert result.status in (0, 1, 7)
+
+
+def test_an_unreadable_store_is_told_with_its_own_status(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSTER_REGISTRY", f"sqlite://{tmp_path}/registry.db")
+    with open(f"{tmp_path}/registry.db", "wb") as file:
+        file.write(b"this is no database" * 100)
+
+    result = roster("get", "nodes")
+
+    assert result.status == 3
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: object) -> None:
+    environment = {**os.environ, "ROSTER_REGISTRY": "memory://"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "roster", "schema"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        assert process.stderr.read() == b""
+    assert process.wait(30) == 141
+
+
+def test_main_takes_the_programs_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["roster", "--version"])
+    assert main() == 0
