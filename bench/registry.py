@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 from bench import AnyRow, Row, progress, runs
-from roster.passport import NodePassport
 from roster.registry import NodeStatus, Registry
 from roster.registry.holder import this_process
 from roster.registry.keys import node_key, status_key
@@ -58,9 +57,9 @@ def document(number: int) -> bytes:
         },
         "status": {"state": "ready", "last_heartbeat": "2025-12-15T10:00:00.000Z"},
     }
-    missing = DOCUMENT_BYTES - len(NodePassport.from_dict(made).to_json())
+    missing = DOCUMENT_BYTES - len(json.dumps(made).encode())
     made["metadata"]["annotations"]["description"] = "x" * missing
-    return NodePassport.from_dict(made).to_json()
+    return json.dumps(made).encode()
 
 
 async def fill(store: Store, size: int) -> None:
