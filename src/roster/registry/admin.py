@@ -80,11 +80,16 @@ async def delete_node(store: Store, namespace: str, name: str, *, force: bool) -
     raise _restless(namespace, name)
 
 
-async def prune_nodes(store: Store, records: Iterable[NodeRecord], older_than: float | None) -> list[str]:
+async def prune_nodes(
+    store: Store, records: Iterable[NodeRecord], older_than: float | None, *, dry_run: bool = False
+) -> list[str]:
     """Remove the passports of the dead among these; see `Registry.prune`."""
     gone = []
     for record in records:
         if not _prunable(record, older_than):
+            continue
+        if dry_run:
+            gone.append(record.key)
             continue
         passport = node_key(record.namespace, record.name)
         try:

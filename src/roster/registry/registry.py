@@ -367,7 +367,7 @@ class Registry:
             dry_run: remove nothing; return what would go.
         """
         await self.synced()
-        return await prune_nodes(self.store, self.informer.all(), older_than)
+        return await prune_nodes(self.store, self.informer.all(), older_than, dry_run=dry_run)
 
     # -- life --------------------------------------------------------------------------------------
 
