@@ -105,9 +105,9 @@ def actor() -> Iterator[Callable[..., Actor]]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """Where a registry file may be made."""
-    return tmp_path / "registry.db"
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a registry file may be made; short, so that its sockets have room beside it."""
+    return tmp_path_factory.mktemp("s") / "registry.db"
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class StoreUrl:
     def display(self) -> str:
         """The URL for people: rebuilt from scheme, hosts and path, so that no secret can be left in it."""
         if self.scheme == "sqlite":
-            return f"sqlite://{quote(self.path)}"
+            return f"sqlite://{quote(os.fsencode(self.path))}"
         if self.scheme == "memory":
             return f"memory://{quote(self.name)}"
         return f"{self.scheme}://{','.join(f'{_bracket(host)}:{port}' for host, port in self.hosts)}"

@@ -13,9 +13,10 @@ from roster.store.sqlite import records
 from roster.store.sqlite.boot import boot_id
 from roster.store.sqlite.census import Census, lease_name, lease_place
 from roster.store.sqlite.database import Database
-from roster.store.sqlite.holders import Examiner, Holder, forget, is_dead
+from roster.store.sqlite.holders import Examiner, Holder, forget, holders, is_dead
 from roster.store.sqlite.leasefile import SLOT, LeaseFile, Slot, parse
 from roster.store.sqlite.wakeups import COMMITTED, LEASES, Caller, Listener, private_directory, wake_directory
+from roster.store.watching import BOOKMARK_IDLE
 
 # How old a verdict "its holder lives" may be where many are asked at once; where one is asked, it is tested.
 VERDICT_AGE = 1.0
@@ -63,7 +64,7 @@ class Shown:
 
 
 class Core:
-    """One client of the file. Every method blocks and runs on the worker thread, except `examiner.elect`.
+    """One client of the file. Every method blocks and runs on the worker thread.
 
     Args:
         path: the database, absolute.
@@ -81,7 +82,8 @@ class Core:
         self._census = Census(self.database.run, now)
         self._holder: Holder | None = None
         self._caller: Caller | None = None
-        self.examiner: Examiner | None = None
+        self._examiner: Examiner | None = None
+        self.listener: Listener | None = None
         # Leases that have ended and whose keys could not be deleted; replaced, never changed, by the warden.
         self.unwritten: frozenset[str] = frozenset()
         self.known: frozenset[int] = frozenset()
@@ -112,6 +114,10 @@ class Core:
         ]
         if self.database.readonly:
             details.append(("readonly", self.database.readonly))
+        try:
+            private_directory(self._wake_directory)
+        except OSError as error:
+            details.append(("wakeups", f"none, watches look every {BOOKMARK_IDLE:g} s: {error}"))
         for number, index in leases:
             slot = self.database.leases.read(index) if self.database.leases else None
             excess = self._census.far(slot) if slot and slot.number == number else None
@@ -217,6 +223,7 @@ class Core:
         self.open()
         try:
             if self._holder is None and not self.database.readonly:
+                private_directory(self.database.run)
                 self._holder = Holder(self.database.run)
                 self._census.own = self._holder.number
             holder = self._holder
@@ -327,13 +334,34 @@ class Core:
         self.known = frozenset(number for number, _, _ in rows)
         return Look(tuple(ended), earliest, len(rows))
 
-    def examine(self) -> bool:
-        """Test whether holders are dead, some at a time; return whether one was found."""
-        if self.examiner is not None:
-            self.examiner.note(self.now())
+    def examine(self, patience: float) -> tuple[bool, bool]:
+        """Test whether holders are dead, some at a time, if this client is the one to do it.
+
+        Args:
+            patience: seconds after which a silent examiner is not waited for.
+
+        Returns:
+            Whether it is the one, and whether a dead holder was found.
+        """
+        now = self.now()
+        if self._examiner is None and not self.database.readonly:
+            try:
+                self._examiner = Examiner(self.database.run)
+            except OSError:
+                pass  # then this client tests by itself
+        if self._examiner is not None:
+            if not self._examiner.elect(now, patience):
+                return False, False
+            self._examiner.note(now)
         query = "SELECT DISTINCT holder FROM leases WHERE NOT lingering"
         rows = self.database.read(lambda connection: connection.execute(query).fetchall())
-        return self._census.refresh(holder for (holder,) in rows)
+        return True, self._census.refresh(holder for (holder,) in rows)
+
+    def retire(self) -> None:
+        """Leave the examination of holders to others: nobody watches here any more."""
+        examiner, self._examiner = self._examiner, None
+        if examiner is not None:
+            examiner.close()
 
     def reap(self, ended: Sequence[tuple[int, int]]) -> None:
         """Delete what is bound to these leases, one revision a lease, and forget them.
@@ -369,10 +397,10 @@ class Core:
         rows = self.database.read(
             lambda connection: connection.execute("SELECT DISTINCT holder FROM leases").fetchall()
         )
-        held = {f"h-{holder:016x}" for (holder,) in rows}
-        for path in self.database.run.glob("h-*"):
-            if path.name not in held and is_dead(self.database.run, int(path.name[2:], 16)):
-                forget(self.database.run, int(path.name[2:], 16))
+        held = {holder for (holder,) in rows}
+        for holder in holders(self.database.run):
+            if holder not in held and is_dead(self.database.run, holder):
+                forget(self.database.run, holder)
 
     # -- watching
 
@@ -382,22 +410,21 @@ class Core:
             self._caller = Caller(self._wake_directory)
         self._caller.call(word)
 
-    def listen(self) -> Listener | None:
-        """Open a socket to be woken by; None if that cannot be: then looking now and then must do."""
+    def listen(self) -> None:
+        """Open the socket to be woken by, if that can be: otherwise looking now and then must do."""
         self.open()
-        try:
-            private_directory(self._wake_directory)
-            return Listener(self._wake_directory)
-        except OSError:
-            return None
-
-    def candidate(self) -> None:
-        """Stand for examiner. Where its file cannot be opened, this client tests by itself."""
-        if self.examiner is None and not self.database.readonly:
+        if self.listener is None:
             try:
-                self.examiner = Examiner(self.database.run)
+                private_directory(self._wake_directory)
+                self.listener = Listener(self._wake_directory)
             except OSError:
-                pass
+                pass  # said by info()
+
+    def deafen(self) -> None:
+        """Close that socket."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.close()
 
     def begin(self, from_revision: int) -> Shown:
         """Begin a watch, or raise `RevisionCompactedError`."""
@@ -446,9 +473,8 @@ class Core:
     def close(self) -> Holder | None:
         """Close everything; the holder is returned, for its leases are left to run out."""
         self.database.close()
-        if self.examiner is not None:
-            self.examiner.close()
-            self.examiner = None
+        self.retire()
+        self.deafen()
         if self._caller is not None:
             self._caller.close()
             self._caller = None

@@ -213,7 +213,7 @@ class Database:
 
     def _connect(self, how: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(str(self.path))}?{how}",
+            f"file:{quote(os.fsencode(self.path))}?{how}",
             uri=True,
             isolation_level=None,
             timeout=0,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -12,30 +15,35 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.errors import LeaseLostError, StoreUnavailableError
 from roster.store import limits
-from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
+from roster.store.base import MIN_TTL, Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.sqlite.census import lease_name
 from roster.store.sqlite.core import Core, Grant, Shown
 from roster.store.sqlite.holders import Holder
-from roster.store.sqlite.wakeups import LEASES, Listener
+from roster.store.sqlite.wakeups import LEASES
 from roster.store.sqlite.warden import Warden
 from roster.store.sqlite.worker import Worker
 from roster.store.watching import Watch
 
 T = TypeVar("T")
 
+# When somebody has ended leases whose keys he cannot delete; at most, so that not all come at once.
+SOON = 0.05
+# A lease that is new to a watch is looked at before the shortest may end; not at once, for they come in bursts.
+BEFORE_THE_SHORTEST_ENDS = MIN_TTL / 2
+
 # The proofs of life of closed clients whose leases have not run out: closing is not dying.
 _outliving: list[tuple[float, Holder]] = []
+_outliving_lock = threading.Lock()
 
 
 def _outlive(until: float, holder: Holder | None, now: float) -> None:
-    for item in [item for item in _outliving if item[0] <= now]:
-        _outliving.remove(item)
-        item[1].close()
-    if holder is not None:
-        if until > now:
+    """Keep a proof of life until a moment, and drop those whose moment has come."""
+    with _outliving_lock:
+        if holder is not None:
             _outliving.append((until, holder))
-        else:
-            holder.close()
+        for item in [item for item in _outliving if item[0] <= now]:
+            _outliving.remove(item)
+            item[1].close()
 
 
 class SqliteLease:
@@ -99,7 +107,7 @@ class _Feed:
         core = self._store.core
         batch, self.shown, met = await self._store.run(lambda: core.pull(position, self._prefix, self.shown))
         if met:
-            self._store.look_at_leases()
+            self._store.look_at_leases(BEFORE_THE_SHORTEST_ENDS)
         return batch
 
     async def wait(self, timeout: float) -> None:
@@ -130,7 +138,7 @@ class SqliteStore:
         self._worker: Worker | None = None
         self._core: Core | None = None
         self._warden: Warden | None = None
-        self._listener: Listener | None = None
+        self._listening_to: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeds: set[_Feed] = set()
         self._leases: list[SqliteLease] = []
@@ -140,7 +148,7 @@ class SqliteStore:
 
     @property
     def url(self) -> str:
-        return f"sqlite://{quote(self._path)}"
+        return f"sqlite://{quote(os.fsencode(self._path))}"
 
     @property
     def core(self) -> Core:
@@ -226,7 +234,7 @@ class SqliteStore:
             finally:
                 watch.end()
         finally:
-            await self._unlisten(feed)
+            self._unlisten(feed)
 
     async def grant(self, ttl: float, *, lingering: bool = False, hint: Hint | None = None) -> SqliteLease:
         limits.check_ttl(ttl)
@@ -249,10 +257,10 @@ class SqliteStore:
         assert self._warden is not None  # noqa: S101 - for the type checker: `core` made it
         await self._warden.sweep()
 
-    def look_at_leases(self) -> None:
-        """Have the leases looked at soon."""
+    def look_at_leases(self, within: float) -> None:
+        """Have the leases looked at within so many seconds."""
         if self._warden is not None:
-            self._warden.look()
+            self._warden.look(within)
 
     async def close(self) -> None:
         if self._closed:
@@ -262,7 +270,7 @@ class SqliteStore:
             await self._warden.stop()
         for feed in self._feeds:
             feed.wake()
-        self._drop_listener()
+        self._stop_listening()
         if self._worker is not None and self._core is not None:
             core, until = self._core, max((one.deadline for one in self._leases if not one.lost), default=0.0)
             try:
@@ -280,34 +288,37 @@ class SqliteStore:
     async def _listen(self, feed: _Feed) -> None:
         core = self.core
         async with self._listening:
-            if self._listener is None:
-                self._listener = await self.run(core.listen)
-                if self._listener is not None:
-                    asyncio.get_running_loop().add_reader(self._listener.socket, self._on_wake)
-                await self.run(core.candidate)
+            if self._listening_to is None:
+                await self.run(core.listen)
+                if core.listener is not None:
+                    self._listening_to = core.listener.socket
+                    asyncio.get_running_loop().add_reader(self._listening_to, self._on_wake)
             self._feeds.add(feed)
             if self._warden is not None:
                 self._warden.watch(+1)
 
-    async def _unlisten(self, feed: _Feed) -> None:
+    def _unlisten(self, feed: _Feed) -> None:
         self._feeds.discard(feed)
         if self._warden is not None and not self._closed:
             self._warden.watch(-1)
         if not self._feeds:
-            self._drop_listener()
+            self._stop_listening()
+            if self._worker is not None and self._core is not None:
+                self._worker.post(self._core.retire)
 
-    def _drop_listener(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None and self._loop is not None:
-            self._loop.remove_reader(listener.socket)
-            listener.close()
+    def _stop_listening(self) -> None:
+        source, self._listening_to = self._listening_to, None
+        if source is not None and self._loop is not None:
+            self._loop.remove_reader(source)
+            if self._worker is not None and self._core is not None:
+                self._worker.post(self._core.deafen)
 
     def _on_wake(self) -> None:
-        if self._listener is None:
-            return
-        if LEASES in self._listener.drain():
-            self.look_at_leases()
-        self._wake_feeds()
+        listener = self._core.listener if self._core is not None else None
+        if listener is not None:
+            if LEASES in listener.drain():
+                self.look_at_leases(random.uniform(0, SOON))  # noqa: S311 - jitter
+            self._wake_feeds()
 
     def _wake_feeds(self) -> None:
         for feed in self._feeds:

@@ -57,6 +57,11 @@ def is_dead(directory: Path, number: int) -> bool | None:
         os.close(fd)
 
 
+def holders(directory: Path) -> list[int]:
+    """Return the numbers of all holders whose file is there."""
+    return [int(path.name[2:], 16) for path in directory.glob("h-" + "[0-9a-f]" * 16)]
+
+
 def forget(directory: Path, number: int) -> None:
     """Remove the file of a holder that is proven dead and holds nothing any more."""
     try:
@@ -77,10 +82,7 @@ class Examiner:
         self.chosen = False
 
     def elect(self, now: float, patience: float) -> bool:
-        """Return whether this client should test: it is the one, or the one was silent for `patience` seconds.
-
-        Never blocks: it is called on the event loop, every other second by each watching client.
-        """
+        """Return whether this client should test: it is the one, or the one was silent for `patience` seconds."""
         if self.chosen:
             return True
         try:

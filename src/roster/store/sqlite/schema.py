@@ -78,6 +78,7 @@ def ensure_file(path: Path, directory: Path) -> None:
                 remove_leftovers(path)
                 _note(owner, draft.stat().st_ino)
                 draft.replace(path)
+                _sync(path.parent)
             finally:
                 draft.unlink(missing_ok=True)
             return
@@ -95,6 +96,15 @@ def _note(owner: Path, inode: int) -> None:
     fd = os.open(owner, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, str(inode).encode())
+    finally:
+        os.close(fd)
+
+
+def _sync(directory: Path) -> None:
+    """Bring a new name to the disk: what is acknowledged in a file is lost if its name is."""
+    fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 

@@ -107,3 +107,8 @@ class Listener:
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
         self.socket.close()
+        if self._path.parent.name.startswith("roster-"):
+            try:
+                self._path.parent.rmdir()
+            except OSError:
+                pass  # others listen there

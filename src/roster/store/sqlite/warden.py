@@ -11,14 +11,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from roster.errors import StoreError
 from roster.store.sqlite.census import lease_name
 from roster.store.sqlite.core import Core, Look
 
 T = TypeVar("T")
-Run = Callable[[Callable[[], T]], Awaitable[T]]
+
+
+class Run(Protocol):
+    """Runs a function on the client's worker thread."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]: ...
+
 
 EXAMINER_PERIOD = 1.0
 CANDIDATE_PERIOD = 2.0
@@ -40,16 +46,14 @@ class Warden:
         wake: wakes the client's own watches.
     """
 
-    def __init__(
-        self, core: Core, run: Callable[[Callable[[], object]], Awaitable[object]], wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, core: Core, run: Run, wake: Callable[[], None]) -> None:
         self._core = core
         self._run = run
         self._wake = wake
         self._kicked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._next_look = 0.0
-        self._next_round = 0.0
+        self._next_look = float("-inf")
+        self._next_round = float("-inf")
         self._watches = 0
 
     def start(self) -> None:
@@ -63,10 +67,12 @@ class Warden:
         self.start()
         self._kicked.set()
 
-    def look(self) -> None:
-        """Have the leases looked at soon: something about them has changed."""
-        self._next_look = 0.0
-        self._kicked.set()
+    def look(self, within: float = 0.0) -> None:
+        """Have the leases looked at within so many seconds: something about them has changed."""
+        when = asyncio.get_running_loop().time() + within
+        if when < self._next_look:
+            self._next_look = when
+            self._kicked.set()
 
     async def stop(self) -> None:
         """End the task."""
@@ -91,38 +97,41 @@ class Warden:
 
     async def _round(self) -> None:
         loop = asyncio.get_running_loop()
-        examiner = self._core.examiner
         period = CANDIDATE_PERIOD
-        if examiner is None or examiner.elect(self._core.now(), EXAMINER_PATIENCE):
-            period = EXAMINER_PERIOD
-            try:
-                if await self._run(self._core.examine):
-                    self._next_look = 0.0
-            except StoreError:
-                pass  # whoever reads or watches is told; here is nobody to tell
+        try:
+            examined, found = await self._run(lambda: self._core.examine(EXAMINER_PATIENCE))
+            if examined:
+                period = EXAMINER_PERIOD
+            if found:
+                self._next_look = loop.time()
+        except StoreError:
+            pass  # whoever reads or watches is told; here is nobody to tell
         self._next_round = loop.time() + period * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
 
     async def sweep(self) -> None:
         """Look at all leases, and reap those that have ended."""
         loop = asyncio.get_running_loop()
-        self._next_look = loop.time() + RETRY
+        self._next_look = float("inf")  # lowered by whoever asks for another look meanwhile
+        next_look = loop.time() + RETRY
         try:
             look = await self._run(self._core.scan)
+            names = frozenset(lease_name(*place) for place in look.ended)
+            if look.ended:
+                try:
+                    await self._run(lambda: self._core.reap(look.ended))
+                    names = frozenset()
+                except StoreError:
+                    pass  # nothing can be written: the watches show the deletes all the same, and we try again
+            if names != self._core.unwritten:
+                self._core.unwritten = names
+                self._wake()
+            if not names:
+                next_look = loop.time() + self._pause(look)
         except StoreError:
-            return  # as above
-        assert isinstance(look, Look)  # noqa: S101 - for the type checker: scan returns nothing else
-        left = min(LOOK_AT_LEAST_EVERY * random.uniform(0.7, 1.3), look.earliest - self._core.now())  # noqa: S311 - jitter
-        jitter = WATCHER_JITTER if self._watches else HOLDER_JITTER
-        next_look = loop.time() + max(0.0, left) + random.uniform(0, jitter)  # noqa: S311 - jitter
-        names = frozenset(lease_name(*place) for place in look.ended)
-        if look.ended:
-            try:
-                await self._run(lambda: self._core.reap(look.ended))
-                names = frozenset()
-            except StoreError:
-                # Nothing can be written: the watches show the deletes all the same, and we try again.
-                next_look = loop.time() + RETRY
-        if names != self._core.unwritten:
-            self._core.unwritten = names
-            self._wake()
-        self._next_look = min(next_look, self._next_look) if self._next_look == 0.0 else next_look
+            pass  # as above
+        self._next_look = min(self._next_look, next_look)
+
+    def _pause(self, look: Look) -> float:
+        """Return how long to leave the leases alone after a look."""
+        left = max(0.0, min(look.earliest - self._core.now(), LOOK_AT_LEAST_EVERY * random.uniform(0.7, 1.3)))  # noqa: S311 - jitter
+        return left + random.uniform(0, WATCHER_JITTER if self._watches else HOLDER_JITTER)  # noqa: S311 - jitter

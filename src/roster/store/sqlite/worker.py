@@ -89,6 +89,13 @@ class Worker:
                 f"{self._subject} did not answer within {timeout:g} s: is its disk stalled, or the machine overloaded?"
             ) from error
 
+    def post(self, function: Callable[[], object]) -> None:
+        """Run a function on the thread in its turn; nobody waits for it."""
+        with self._ready:
+            if not self._stopping:
+                self._jobs.append(_Job(function, asyncio.get_running_loop()))
+                self._ready.notify()
+
     def pause(self, seconds: float) -> None:
         """Wait, on the thread itself, and run what is urgent meanwhile."""
         until = time.monotonic() + seconds
