@@ -705,3 +705,49 @@ async def test_a_consumer_on_another_thread_is_reached(url: str, caller: Bus, el
 async def test_the_url_shows_where_the_bus_is(url: str, caller: Bus) -> None:
     assert caller.url.partition("://")[0] == url.partition("://")[0]
     assert "@" not in caller.url
+
+
+# --- barriers and dead letters ---
+
+
+async def test_a_barrier_is_passed_after_everything_its_sender_had_said(node: Bus, caller: Bus) -> None:
+    held: list[Delivery] = []
+    cancelled: list[str] = []
+
+    def hold(delivery: Delivery) -> None:
+        held.append(delivery)
+        delivery.on_cancel = lambda: cancelled.append(delivery.message.id)
+
+    consumer = await node.serve("q", hold)
+    exchanges = [await caller.send("q", Message.command("work")) for _ in range(3)]
+    await until(lambda: len(held) == 3)
+    exchanges[1].cancel()
+    seen: list[tuple[int, list[str]]] = []
+    asked = consumer.barrier(lambda sender: seen.append((sender, list(cancelled))))
+    assert asked == {held[0].sender}
+    await until(lambda: len(seen) == 1)
+    assert seen == [(held[0].sender, [held[1].message.id])]
+
+
+async def test_a_barrier_is_passed_by_a_sender_that_goes_away(node: Bus, connect: Callable[[], Bus]) -> None:
+    held: list[Delivery] = []
+    consumer = await node.serve("q", held.append)
+    gone = connect()
+    await gone.send("q", Message.command("work"))
+    await until(lambda: len(held) == 1)
+    passed: list[int] = []
+    asked = consumer.barrier(passed.append)
+    await gone.close()
+    await until(lambda: passed == sorted(asked))
+
+
+async def test_a_dead_letter_is_kept_whole_with_its_reason(caller: Bus) -> None:
+    first, second = Message.command("письмо", {"n": 1}, priority=3), Message.command("work", {"n": 2})
+    await caller.bury(first, "it killed three nodes: [31m")
+    await caller.bury(second, "and so did this one")
+    letters = await caller.dead_letters()
+    assert [(letter.message, letter.reason) for letter in letters] == [
+        (first, "it killed three nodes: [31m"),
+        (second, "and so did this one"),
+    ]
+    assert all(letter.buried_at.endswith("Z") for letter in letters)

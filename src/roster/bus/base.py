@@ -38,20 +38,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from roster.bus.message import MAX_MESSAGE_BYTES, Message
 from roster.bus.topics import MAX_NAME_BYTES as MAX_QUEUE_BYTES
 
 __all__ = [
+    "MAX_DEAD_LETTERS",
     "MAX_MESSAGE_BYTES",
     "MAX_QUEUE_BYTES",
     "Bus",
     "Consumer",
+    "DeadLetter",
     "Delivery",
     "Exchange",
     "Subscription",
 ]
+
+MAX_DEAD_LETTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A command that nobody should get again.
+
+    Attributes:
+        message: the command.
+        reason: why, for people.
+        buried_at: when, RFC 3339.
+    """
+
+    message: Message
+    reason: str
+    buried_at: str
 
 
 class Delivery(Protocol):
@@ -65,6 +85,14 @@ class Delivery(Protocol):
     @property
     def sender(self) -> int:
         """A number that stands for the sender's connection as long as it lasts."""
+        ...
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the message lay unread, as far as the engine can tell (0 where it cannot).
+
+        Much of it means that this process stood still: what was said later, and sooner here, may matter (`barrier`).
+        """
         ...
 
     on_cancel: Callable[[], None] | None
@@ -109,6 +137,15 @@ class Consumer(Protocol):
 
         Work that was announced by `Delivery.start` begins after this, so that a death leaves no doubt whether
         it began.
+        """
+        ...
+
+    def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
+        """Ask each connected sender for a sign of life; return who was asked (numbers as `Delivery.sender`).
+
+        `passed(sender)` is called when everything that this sender had said before it was asked has been seen
+        here, its cancellations above all; or when it is gone. A process that stood still uses it before it
+        starts what it had received.
         """
         ...
 
@@ -202,6 +239,18 @@ class Bus(Protocol):
         self, patterns: Sequence[str], handler: Callable[[str, Message], None]
     ) -> Subscription:
         """Call `handler(routing_key, message)` on this loop for each published message that matches."""
+        ...
+
+    async def bury(self, message: Message, reason: str) -> None:
+        """Keep a command that nobody should get again, with the reason: a dead letter, for people to look at.
+
+        Raises:
+            BusUnavailableError: it cannot be kept.
+        """
+        ...
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        """Return what was buried and is still kept, oldest first (the engines keep at most `MAX_DEAD_LETTERS`)."""
         ...
 
     async def close(self) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 from roster.bus.message import Message
 
 
-@dataclass(frozen=True, slots=True)
 class Handling:
-    """A command being handled.
+    """A command being handled, and what was called on its behalf.
 
     Attributes:
         node: `namespace/name` of the node that handles it.
@@ -18,9 +18,51 @@ class Handling:
         deadline: the `CLOCK_BOOTTIME` second at which it is over, or None.
     """
 
-    node: str
-    message: Message
-    deadline: float | None
+    __slots__ = ("_lock", "_on_stop", "_why", "deadline", "message", "node")
+
+    def __init__(self, node: str, message: Message, deadline: float | None = None) -> None:
+        self.node = node
+        self.message = message
+        self.deadline = deadline
+        self._lock = threading.Lock()
+        self._on_stop: dict[int, Callable[[str], object]] = {}
+        self._why: str | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the work was stopped, None if it was not."""
+        return self._why
+
+    def on_stop(self, call: Callable[[str], object]) -> Callable[[], None]:
+        """Have `call(why)` called, on whatever thread, when this work is stopped; at once if it is already.
+
+        Returns:
+            A function that takes it back.
+        """
+        number = id(call)
+        with self._lock:
+            why = self._why
+            if why is None:
+                self._on_stop[number] = call
+        if why is not None:
+            call(why)
+
+        def remove() -> None:
+            with self._lock:
+                self._on_stop.pop(number, None)
+
+        return remove
+
+    def stop(self, why: str) -> None:
+        """Stop the work: everything that was called on its behalf is taken back, and nothing new begins. Any thread."""
+        with self._lock:
+            if self._why is not None:
+                return
+            self._why = why
+            calls = list(self._on_stop.values())
+            self._on_stop.clear()
+        for call in calls:
+            call(why)
 
 
 current_command: ContextVar[Handling | None] = ContextVar("roster_current_command", default=None)

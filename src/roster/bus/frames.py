@@ -9,7 +9,10 @@ the exchanges from 1, and 0 stands for none.
       COMMAND   payload: a command or control message
       CANCEL    the exchange is taken back
       PUBLISH   payload: the routing key's length (u16), the key, the message; an exchange if answers are
-      wanted LOST      so many (in place of the exchange) published events were dropped here, because nobody
+      wanted
+      STAMP     the time of the commands that follow: boot-clock milliseconds, modulo 2^32, in place of the exchange
+      ECHO      answers a BARRIER, whose number stands in place of the exchange
+      LOST      so many (in place of the exchange) published events were dropped here, because nobody
       read
     consumer to caller
       WELCOME   first of all; payload: protocol and version
@@ -19,6 +22,7 @@ the exchanges from 1, and 0 stands for none.
       ANSWER    payload: a result or error message
       REFUSED   the command was not taken; payload: why
       GOODBYE   no new commands here; what is in hand is still answered
+      BARRIER   to be echoed: so the consumer knows that it has read everything said before
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ COMMAND: Final = 2
 CANCEL: Final = 3
 PUBLISH: Final = 4
 LOST: Final = 5
+STAMP: Final = 6
+ECHO: Final = 7
 WELCOME: Final = 16
 SORRY: Final = 17
 START: Final = 18
@@ -43,8 +49,21 @@ PROGRESS: Final = 19
 ANSWER: Final = 20
 REFUSED: Final = 21
 GOODBYE: Final = 22
+BARRIER: Final = 23
 
 LAST_EXCHANGE: Final = 0xFFFF_FFFF
+_COMPARABLE_MS: Final = 24 * 3600 * 1000  # more than a day unread is a clock of another time namespace
+
+
+def stamp(now: float) -> int:
+    """Return what a STAMP says at `now` boot-clock seconds."""
+    return int(now * 1000) & LAST_EXCHANGE
+
+
+def since(stamped: int, now: float) -> float:
+    """Return the seconds between a STAMP and `now`; 0 where the clocks of the two sides cannot be compared."""
+    milliseconds = (stamp(now) - stamped) & LAST_EXCHANGE
+    return milliseconds / 1000 if milliseconds < _COMPARABLE_MS else 0.0
 
 
 def frame(kind: int, number: int = 0, payload: bytes = b"") -> bytes:

@@ -23,6 +23,8 @@ from urllib.parse import quote
 
 from roster._clock import boottime
 from roster.bus import frames
+from roster.bus.base import DeadLetter
+from roster.bus.dead import bury, letters
 from roster.bus.local_client import Link, LocalExchange
 from roster.bus.local_guest import LocalDelivery
 from roster.bus.local_server import LocalConsumer, LocalSubscription, Server
@@ -193,6 +195,14 @@ class LocalBus:
         server.listen(handler)
         self._watch_over(server)
         return LocalSubscription(server)
+
+    async def bury(self, message: Message, reason: str) -> None:
+        self._open()
+        await asyncio.to_thread(bury, self._named / "dead", message, reason)
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        self._open()
+        return await asyncio.to_thread(letters, self._named / "dead")
 
     async def close(self) -> None:
         if self._closed:

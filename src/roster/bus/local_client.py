@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from roster._clock import boottime
 from roster.bus import frames
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, PROGRESS, Kind, Message, check_kind
@@ -24,6 +25,7 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024  # what a consumer does not read
 EVENTS_DIRECT_BYTES = 256 * 1024  # events go straight into the stream as long as less than this waits there
 EVENTS_HELD_BYTES = 4 * 1024 * 1024  # beyond it they are held here, where the oldest can still be dropped
 MAX_REPLY_HANDLERS = 1024
+STAMP_SECONDS = 0.1  # how exact the consumer knows how long a command lay unread
 
 
 class LocalExchange:
@@ -69,6 +71,7 @@ class Link:
         "_lost_events",
         "_number",
         "_replies",
+        "_stamped",
         "_welcome",
         "bus",
         "name",
@@ -88,6 +91,7 @@ class Link:
         self._held: deque[bytes] = deque()
         self._held_bytes = 0
         self._lost_events = 0
+        self._stamped = float("-inf")
         self.wire = Wire(bus.wires, sock, self, bus.max_message_bytes + frames.SLACK_BYTES)
         self.wire.send(frames.HELLO, 0, frames.hello(name))
 
@@ -130,6 +134,10 @@ class Link:
         number = self._next()
         exchange = LocalExchange(self, number, on_progress)
         self._exchanges[number] = exchange
+        now = boottime()
+        if now - self._stamped >= STAMP_SECONDS:
+            self._stamped = now
+            self.wire.send(frames.STAMP, frames.stamp(now))
         self.wire.send(frames.COMMAND, number, raw)
         return exchange
 
@@ -208,6 +216,8 @@ class Link:
                     f"{self.name!r} refused the command: {why}", "unknown" if exchange.started else "refused"
                 )
                 self._leave_if_done()
+        elif kind == frames.BARRIER:
+            self.wire.send(frames.ECHO, number)
         elif kind == frames.GOODBYE:
             self._leaving = True
             self.bus.forget(self)

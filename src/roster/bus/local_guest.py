@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
+from roster._clock import boottime
 from roster.bus import frames
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, PROGRESS, REQUESTS, Kind, Message, check_kind
@@ -33,10 +34,11 @@ _senders = count(1)
 class LocalDelivery:
     """A message in the hands of its consumer."""
 
-    __slots__ = ("_guest", "_number", "_over", "_started", "message", "on_cancel")
+    __slots__ = ("_guest", "_number", "_over", "_started", "lag", "message", "on_cancel")
 
-    def __init__(self, guest: Guest, number: int, message: Message) -> None:
+    def __init__(self, guest: Guest, number: int, message: Message, lag: float = 0.0) -> None:
         self.message = message
+        self.lag = lag
         self.on_cancel: Callable[[], None] | None = None
         self._guest = guest
         self._number = number
@@ -85,7 +87,18 @@ class LocalDelivery:
 class Guest:
     """One connection to a server. `sender` stands for it in deliveries."""
 
-    __slots__ = ("_greeted", "_hello_timer", "_slow_timer", "_warned", "in_hand", "sender", "server", "wire")
+    __slots__ = (
+        "_barriers",
+        "_greeted",
+        "_hello_timer",
+        "_slow_timer",
+        "_stamped",
+        "_warned",
+        "in_hand",
+        "sender",
+        "server",
+        "wire",
+    )
 
     def __init__(self, server: Server, sock: socket.socket) -> None:
         self.server = server
@@ -93,6 +106,8 @@ class Guest:
         self.in_hand: dict[int, LocalDelivery] = {}
         self._greeted = False
         self._warned = False
+        self._stamped: int | None = None
+        self._barriers: dict[int, Callable[[int], None]] = {}
         bus = server.bus
         self.wire = Wire(bus.wires, sock, self, bus.max_message_bytes + frames.SLACK_BYTES)
         self._hello_timer: asyncio.TimerHandle | None = bus.wires.loop.call_later(
@@ -104,6 +119,14 @@ class Guest:
         """Say that no new commands are taken; who has not been welcomed yet hears it then."""
         if self._greeted:
             self.wire.send(frames.GOODBYE)
+
+    def barrier(self, number: int, passed: Callable[[int], None]) -> bool:
+        """Ask the caller for an echo; return whether it is there to be asked."""
+        if not self._greeted or not self.wire.usable:
+            return False
+        self._barriers[number] = passed
+        self.wire.send(frames.BARRIER, number)
+        return True
 
     def on_frame(self, kind: int, number: int, payload: memoryview) -> None:
         if not self._greeted:
@@ -119,6 +142,12 @@ class Guest:
             message = self._read(raw)
             if message is not None:
                 self.server.published(self, number, key, message)
+        elif kind == frames.STAMP:
+            self._stamped = number
+        elif kind == frames.ECHO:
+            passed = self._barriers.pop(number, None)
+            if passed is not None:
+                call_handler("a barrier", passed, self.sender)
         elif kind == frames.LOST:
             self.server.lost += number
         else:
@@ -154,7 +183,8 @@ class Guest:
         if message is None:
             self.wire.send(frames.REFUSED, number, b"the message is malformed")
             return
-        delivery = LocalDelivery(self, number, message)
+        lag = 0.0 if self._stamped is None else frames.since(self._stamped, boottime())
+        delivery = LocalDelivery(self, number, message, lag)
         self.in_hand[number] = delivery
         if not server.deliver(delivery):
             delivery.failed()
@@ -205,6 +235,9 @@ class Guest:
         self.in_hand.clear()
         self.server.guests.discard(self)
         self.server.announced.discard(self)
+        barriers, self._barriers = self._barriers, {}
+        for passed in barriers.values():
+            call_handler("a barrier", passed, self.sender)
         if fault:
             log.warning("closed a connection to %r: %s", self.server.name, reason)
 

@@ -40,6 +40,7 @@ class Server:
         self.takes_commands = False
         self.closed = False
         self._warned = False
+        self._barriers = 0
         self._claim: Claim | None = None
         self._on_delivery: Callable[[LocalDelivery], None] | None = None
         self._on_event: Callable[[str, Message], None] | None = None
@@ -91,6 +92,11 @@ class Server:
         for wait in waits:
             wait.add_done_callback(one_less)
         return everything
+
+    def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
+        """Ask every caller for an echo."""
+        self._barriers = self._barriers % frames.LAST_EXCHANGE + 1
+        return frozenset(guest.sender for guest in list(self.guests) if guest.barrier(self._barriers, passed))
 
     # --- the socket ---
 
@@ -210,6 +216,9 @@ class LocalConsumer:
 
     def flush(self) -> asyncio.Future[None] | None:
         return self._server.flush()
+
+    def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
+        return self._server.barrier(passed)
 
     async def close(self) -> None:
         self._server.leave()

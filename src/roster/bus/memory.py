@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
+from roster._clock import utc_now
+from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, MAX_MESSAGE_BYTES, PROGRESS, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
@@ -33,6 +35,7 @@ class _Hub:
         self.lock = threading.Lock()
         self.queues: dict[str, MemoryConsumer] = {}
         self.subscriptions: list[MemorySubscription] = []
+        self.dead: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
 
 
 _hubs: dict[str, _Hub] = {}
@@ -123,13 +126,14 @@ class _Replies:
 class MemoryDelivery:
     """A message in the hands of its consumer."""
 
-    __slots__ = ("_consumer", "_over", "_started", "_to", "message", "on_cancel", "sender")
+    __slots__ = ("_consumer", "_over", "_started", "_to", "lag", "message", "on_cancel", "sender")
 
     def __init__(
         self, consumer: MemoryConsumer, message: Message, sender: int, to: MemoryExchange | _Replies | None
     ) -> None:
         self.message = message
         self.sender = sender
+        self.lag = 0.0  # one process stands still as a whole
         self.on_cancel: Callable[[], None] | None = None
         self._consumer = consumer
         self._to = to
@@ -195,6 +199,13 @@ class MemoryConsumer:
 
     def flush(self) -> None:
         return None
+
+    def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
+        senders = frozenset(delivery.sender for delivery in self._in_hand)
+        for sender in senders:
+            # Behind everything that is in the mail now.
+            self.bus._post(passed, sender)
+        return senders
 
     async def close(self) -> None:
         self._leave()
@@ -384,6 +395,14 @@ class MemoryBus:
             self.hub.subscriptions.append(subscription)
         self._subscriptions.append(subscription)
         return subscription
+
+    async def bury(self, message: Message, reason: str) -> None:
+        self._open()
+        self.hub.dead.append(DeadLetter(message, reason, utc_now()))
+
+    async def dead_letters(self) -> Sequence[DeadLetter]:
+        self._open()
+        return tuple(self.hub.dead)
 
     async def close(self) -> None:
         if self.closed:

@@ -7,6 +7,12 @@ import random
 MAX_ATTEMPTS = 3
 """Executions of one call at most, whatever the budget holds."""
 
+SOLO_AFTER = 2
+"""After so many nodes have gone with a command in hand, it is sent alone."""
+
+MAX_DEPTH = 8
+"""Delegations in a row at most: node to node to node."""
+
 _RATIO = 0.1
 _RESERVE = 5.0
 _FIRST_PAUSE = 0.05

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from roster._clock import boottime
 from roster.bus import Message, error_from
-from roster.bus.base import Exchange
-from roster.bus.context import current_command
+from roster.bus.context import Handling, current_command
 from roster.bus.message import Kind
 from roster.errors import (
     AllNodesBusyError,
     Attempt,
     BusUnavailableError,
+    CallCancelledError,
     CallError,
     CallTimeoutError,
     Code,
     DeliveryError,
     NoCapableNodesError,
+    RemoteError,
 )
-from roster.orchestrator.budget import MAX_ATTEMPTS, pause
+from roster.errors import Outcome as Known
+from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, SOLO_AFTER, pause
 from roster.orchestrator.contracts import Contract
+from roster.orchestrator.vigil import Outstanding
 from roster.orchestrator.waiting import Place
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeRecord
@@ -37,6 +41,9 @@ if TYPE_CHECKING:
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
 _ANSWER_MARGIN = 0.25
 _MAX_REFUSALS = 64
+_SOLO = {"solo": "true"}
+
+logger = logging.getLogger("roster.orchestrator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +58,15 @@ class Query:
     sticky_key: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """One call from its beginning to its answer.
 
     What decides after a failed try is what is known of the work (`outcome`), never a guess:
     - `not_sent`, `refused`: it surely did not start. The next node gets it at once; that is not a retry.
     - the node is gone and the work may have started: sent again, unless the capability says `idempotent: false`, or the
-      same command has struck three nodes already (it may be what kills them).
+      same command has struck three nodes already (it may be what kills them). After the second it is sent alone, to an
+      idle node which takes nothing beside it, so that its neighbours do not collect its strikes.
     - the node answered that it failed, and that trying again makes sense: sent again within the retry budget.
     - the node is silent past the try's time limit: sent again only if the capability says `idempotent: true`; nobody
       knows whether the silent one still works on it.
@@ -76,10 +84,13 @@ class Call:
     began: float = field(default_factory=boottime)
     _tried: dict[str, str] = field(default_factory=dict)
     _place: Place | None = None
+    _busy: AllNodesBusyError | None = None
     _executions: int = 0
-    _deaths: int = 0
+    _strikes: list[str] = field(default_factory=list)
     _refusals: int = 0
     _last: CallError | None = None
+    _above: Handling | None = None
+    _out: set[Outstanding] = field(default_factory=set)
 
     async def run(self) -> Any:
         """Return the result.
@@ -88,18 +99,40 @@ class Call:
             CallError: with the attempts made.
         """
         self.team.budget.earn()
-        rng = self.team.rng
+        if (above := current_command.get()) is None:
+            return await self._run()
+        self._above = above
+        if len(above.message.ancestors) >= MAX_DEPTH:
+            raise RemoteError(
+                f"{self.query.capability} would be the {len(above.message.ancestors) + 1}th delegation in a row, at most "
+                f"{MAX_DEPTH} are allowed: {' > '.join((*above.message.ancestors, above.node))}",
+                code=Code.FAILED_PRECONDITION,
+                outcome="not_sent",
+            )
+        loop = asyncio.get_running_loop()
+
+        def stop(why: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is out any more
+                loop.call_soon_threadsafe(self._stop, why)
+
+        remove = above.on_stop(stop)
+        try:
+            return await self._run()
+        finally:
+            remove()
+
+    async def _run(self) -> Any:
         while True:
-            node = await self._choose(rng)
+            node = await self._choose()
             if node is None:
                 continue
             contract = self.team.contracts.of(node, self.query.capability)
             try:
                 contract.check(self.params)
-                return await self._try(node, contract)
+                return (await self._try(node, contract)).data.get("result")
             except CallError as error:
                 self._last = error
-                await self._after(node, contract, error, rng)
+                await self._after(node, contract, error)
 
     async def once(self, node: NodeRecord) -> Any:
         """Ask this node and no other; return its result.
@@ -110,29 +143,56 @@ class Call:
         try:
             contract = self.team.contracts.of(node, self.query.capability)
             contract.check(self.params)
-            return await self._try(node, contract)
+            return (await self._try(node, contract)).data.get("result")
         except CallError as error:
             self._give_up(error)
 
+    def _stop(self, why: str) -> None:
+        """The command on whose behalf this call was made is over."""
+        for outstanding in list(self._out):
+            outstanding.settle(_stopped(why, "unknown" if outstanding.exchange.started else "refused"))
+
     # -- choosing -------------------------------------------------------------------------------------------------
 
-    async def _choose(self, rng: random.Random) -> NodeRecord | None:
+    async def _choose(self) -> NodeRecord | None:
         """Return the node for the next try, or None to look again (after having waited for something to change)."""
-        query = self.query
+        if self._above is not None and self._above.stopped is not None:
+            self._give_up(_stopped(self._above.stopped, "not_sent"))
         if self._tried:
             self._forget_reborn()
-        handling = current_command.get()
-        exclude: Any = self._tried
-        if handling is not None:
-            # A node that waits for this very call must not be asked to serve it: that is a loop.
-            exclude = {*self._tried, *handling.message.ancestors, handling.node}
+        if len(self._strikes) >= SOLO_AFTER:
+            return await self._choose_idle()
+        exclude = self._excluded()
+        node = self.team.choose(self.query, exclude)
+        if node is not None:
+            self._busy = None
+            return node
+        if self._busy is not None and self._place is not None:
+            # It was woken, and the room was another's: the reasons have not changed.
+            if await self._wait(self._busy):
+                return None
+            self._busy = None
         try:
-            return self.team.choose(query, exclude)
+            self.team.refuse(self.query, exclude)
         except AllNodesBusyError as error:
-            await self._wait_for_room(error)
+            self._busy = error
+            await self._wait(error)
         except NoCapableNodesError as error:
-            await self._wait_for_return(error, rng)
+            self._busy = None
+            await self._wait_for_return(error)
         return None
+
+    def _excluded(self, besides: str = "") -> Collection[str]:
+        above = self._above
+        if above is None and not besides:
+            return self._tried
+        # A node that waits for this very call must not be asked to serve it: that is a loop.
+        ancestors = (*above.message.ancestors, above.node) if above is not None else ()
+        return {*self._tried, *ancestors, besides}
+
+    def other_node(self, node: NodeRecord) -> NodeRecord | None:
+        """Return a node with room that could have this work besides `node`, or None."""
+        return self.team.choose(self.query, self._excluded(node.key))
 
     def _forget_reborn(self) -> None:
         """A node that came back under a new uid has not been tried."""
@@ -141,23 +201,37 @@ class Call:
             if node is not None and node.uid != uid:
                 del self._tried[key]
 
-    async def _wait_for_room(self, error: AllNodesBusyError) -> None:
+    async def _choose_idle(self) -> NodeRecord | None:
+        """Return a node that does nothing else, or wait for one."""
+        rows = self.team.rows(self.query, self._excluded())
+        idle = [row.node for row in rows if row.load == 0 and row.state in ("ready", "busy")]
+        nodes = [node for key in idle if key not in self._tried and (node := self.team.node(key)) is not None]
+        if nodes:
+            return self.team.rng.choice(nodes)
+        left = self.deadline - boottime()
+        if left <= 0 or not any(row.state in ("ready", "busy") for row in rows):
+            assert self._last is not None  # noqa: S101 - it has struck before
+            self._give_up(self._last)
+        await asyncio.sleep(min(left, pause(1, self.team.rng)))
+        return None
+
+    async def _wait(self, error: AllNodesBusyError) -> bool:
+        """Wait for room; return whether the call was woken."""
         left = self.deadline - boottime()
         if self.on_busy == "fail" or left <= 0:
             raise AllNodesBusyError(
-                f"all nodes with {self.query.capability} are busy",
+                error.summary,
                 capability=self.query.capability,
                 retry_after=error.retry_after,
                 passed_over=error.passed_over,
                 attempts=self.attempts,
             )
-        waiting = self.team.waiting
         if self._place is None:
-            self._place = waiting.place(self.priority)
-        # Bounded: a wake-up can be missed when room appears by way of time alone (an ejection that ends).
-        await waiting.wait(self.query.capability, self._place, min(left, 1.0))
+            self._place = self.team.waiting.place(self.priority)
+        # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
+        return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0))
 
-    async def _wait_for_return(self, error: NoCapableNodesError, rng: random.Random) -> None:
+    async def _wait_for_return(self, error: NoCapableNodesError) -> None:
         """Nobody is left. If some were tried and may take it yet, wait a little and try them again; else say so."""
         left = self.deadline - boottime()
         alive = any(
@@ -174,13 +248,13 @@ class Call:
                 passed_over=error.passed_over,
                 attempts=self.attempts,
             )
-        await asyncio.sleep(min(left, pause(self._refusals, rng)))
+        await asyncio.sleep(min(left, pause(self._refusals, self.team.rng)))
         self._tried.clear()
 
     # -- one try --------------------------------------------------------------------------------------------------
 
-    async def _try(self, node: NodeRecord, contract: Contract) -> Any:
-        """Send to one node and return its result; every other end is a `CallError`."""
+    async def _try(self, node: NodeRecord, contract: Contract) -> Message:
+        """Send to one node and return its result message; every other end is a `CallError`."""
         team, router = self.team, self.team.router
         started = boottime()
         left = self.deadline - started
@@ -193,50 +267,64 @@ class Call:
         load: tuple[int, int, int, int] | None = None
         try:
             exchange = await team.bus.send(node.mindbus_queue, message, on_progress=self._progress(node))
+            outstanding = Outstanding(exchange, message, node, self, contract, started)
             try:
-                answer = await self._answer(exchange, limit if limit >= left else limit + _ANSWER_MARGIN)
-            except (DeliveryError, CallTimeoutError):
-                outcome = "failed"
+                answer = await self._answer(outstanding, limit if limit >= left else limit + _ANSWER_MARGIN)
+            except CallTimeoutError:
+                outcome = "timeout"
                 raise
+            if outstanding.answered_by:
+                # The node that answered has its own account of it; this one was silent.
+                outcome = "timeout"
+                note = f"silent; {outstanding.answered_by} answered in its place"
+                self._note(node, started, DeliveryError(note, outcome="unknown"))
+                return answer
             if answer.load is not None:
                 load = (answer.load.active, answer.load.mine, answer.load.capacity, answer.load.seq)
+                team.suspects.forget(node.key)
             if answer.kind is Kind.RESULT:
                 outcome = "ok"
-                self.attempts.append(Attempt(node.key, started - self.began, boottime() - started))
-                return answer.data.get("result")
+                self._note(node, started, None)
+                return answer
             error = error_from(answer)
             outcome = _blame(error)
             raise error
         except CallError as error:
-            if isinstance(error, CallTimeoutError):
-                outcome = "timeout"
-            if isinstance(error, BusUnavailableError) or (isinstance(error, DeliveryError) and load is None):
+            if load is None and isinstance(error, (BusUnavailableError, DeliveryError)):
                 # The bus says that it is gone, which the registry cannot know yet.
-                outcome = "cancelled"
                 team.suspects.mark(node.key, node.uid, "its connection was lost just now")
-            elif load is not None:
-                team.suspects.forget(node.key)
-            self.attempts.append(
-                Attempt(
-                    node.key,
-                    started - self.began,
-                    boottime() - started,
-                    error=error.summary or type(error).__name__,
-                    code=error.code,
-                    outcome=error.outcome,
-                )
-            )
+            self._note(node, started, error)
             raise
         finally:
             router.done(node.key, outcome, load=load, duration=boottime() - started, uid=node.uid)
             team.room(node)
 
-    async def _answer(self, exchange: Exchange, limit: float) -> Message:
+    def _note(self, node: NodeRecord, started: float, error: CallError | None) -> None:
+        """Write a try down; the one that brought the result stays last."""
+        attempt = Attempt(
+            node.key,
+            started - self.began,
+            boottime() - started,
+            error="" if error is None else error.summary or type(error).__name__,
+            code=None if error is None else error.code,
+            outcome=None if error is None else error.outcome,
+        )
+        self.attempts.append(attempt)
+        if len(self.attempts) > 1 and not self.attempts[-2].error:
+            self.attempts[-2:] = self.attempts[:-3:-1]
+
+    async def _answer(self, outstanding: Outstanding, limit: float) -> Message:
         """Wait for the answer; past the limit, or when the caller goes away, the command is taken back."""
-        self.team.open.add(exchange)
+        exchange, vigil = outstanding.exchange, self.team.vigil
+        self._out.add(outstanding)
+        vigil.watch(outstanding)
+        duration: float | None = None
         try:
             async with asyncio.timeout(limit):
-                return await exchange.answer
+                answer = await exchange.answer
+            if answer.kind is Kind.RESULT:
+                duration = boottime() - outstanding.sent
+            return answer
         except TimeoutError:
             exchange.cancel()
             raise CallTimeoutError(
@@ -245,25 +333,26 @@ class Call:
                 retryable=True,
             ) from None
         except asyncio.CancelledError:
-            if self.team.closed and exchange.answer.cancelled():
-                raise DeliveryError(
-                    "the orchestrator was closed, and took the command back",
-                    code=Code.CANCELLED,
-                    outcome="unknown" if exchange.started else "refused",
-                    retryable=False,
-                ) from None
             exchange.cancel()
             raise
         finally:
-            self.team.open.discard(exchange)
+            self._out.discard(outstanding)
+            vigil.forget(outstanding, duration)
+
+    async def elsewhere(self, node: NodeRecord) -> tuple[NodeRecord, Message] | None:
+        """Send the same work to another node while `node` is silent; return its answer, None if nobody has room.
+
+        Raises:
+            CallError: the other one failed, too.
+        """
+        other = self.other_node(node)
+        if other is None:
+            return None
+        contract = self.team.contracts.of(other, self.query.capability)
+        return other, await self._try(other, contract)
 
     def _message(self, node: NodeRecord, limit: float) -> Message:
-        handling = current_command.get()
-        ancestors: tuple[str, ...] = ()
-        trace = ""
-        if handling is not None:
-            ancestors = (*handling.message.ancestors, handling.node)
-            trace = handling.message.traceparent
+        above = self._above
         return Message.command(
             self.query.capability,
             self.params,
@@ -271,8 +360,9 @@ class Call:
             timeout=limit,
             priority=self.priority,
             uid=node.uid,
-            ancestors=ancestors,
-            traceparent=_traceparent(trace),
+            ancestors=() if above is None else (*above.message.ancestors, above.node),
+            traceparent=_traceparent("" if above is None else above.message.traceparent),
+            extensions=_SOLO if len(self._strikes) >= SOLO_AFTER else None,
         )
 
     def _progress(self, node: NodeRecord) -> Callable[[Message], None] | None:
@@ -283,9 +373,7 @@ class Call:
 
     # -- after a failed try ---------------------------------------------------------------------------------------
 
-    async def _after(
-        self, node: NodeRecord, contract: Contract, error: CallError, rng: random.Random
-    ) -> None:
+    async def _after(self, node: NodeRecord, contract: Contract, error: CallError) -> None:
         """Return if another try makes sense, else raise the final error."""
         left = self.deadline - boottime()
         if self.team.closed or error.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.CANCELLED):
@@ -302,9 +390,9 @@ class Call:
         if contract.idempotent is False:
             self._give_up(error)
         if isinstance(error, DeliveryError):
-            self._deaths += 1
-            if self._deaths >= MAX_ATTEMPTS:
-                self._give_up(error)
+            self._strikes.append(node.key)
+            if len(self._strikes) >= MAX_ATTEMPTS:
+                await self._bury(node, error)
             return
         silent = isinstance(error, CallTimeoutError) and not error.details.get("stopped")
         if (
@@ -315,7 +403,20 @@ class Call:
             self._give_up(error)
         if not self.team.budget.spend():
             self._give_up(error)
-        await asyncio.sleep(min(left, pause(self._executions, rng)))
+        await asyncio.sleep(min(left, pause(self._executions, self.team.rng)))
+
+    async def _bury(self, node: NodeRecord, error: CallError) -> NoReturn:
+        """It may be what kills its nodes: nobody gets it again."""
+        text = (
+            f"{self.query.capability} may have started on {len(self._strikes)} nodes, and each of them was gone before it "
+            f"answered ({', '.join(self._strikes)}): it is not tried again"
+        )
+        logger.error("%s", text)
+        try:
+            await self.team.bus.bury(self._message(node, max(0.0, self.deadline - boottime())), text)
+        except CallError as failure:
+            logger.error("the command could not be kept as a dead letter: %s", failure)
+        self._give_up(DeliveryError(text, code=Code.ABORTED, outcome="unknown", retryable=False))
 
     def _too_late(self, last: CallError) -> CallTimeoutError:
         return CallTimeoutError(
@@ -326,6 +427,10 @@ class Call:
     def _give_up(self, error: CallError) -> NoReturn:
         error.attempts = tuple(self.attempts)
         raise error
+
+
+def _stopped(why: str, outcome: Known) -> CallCancelledError:
+    return CallCancelledError(f"stopped, because the work it was done for was: {why}", outcome=outcome)
 
 
 def _blame(error: CallError) -> Outcome:

@@ -13,13 +13,14 @@ from typing import Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import open_bus
-from roster.bus.base import Bus, Exchange
+from roster.bus.base import Bus
 from roster.bus.context import current_command
-from roster.errors import Attempt, CallError, ConfigError, PassedOver
+from roster.errors import Attempt, CallError, Code, ConfigError, DeliveryError, PassedOver
 from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
 from roster.orchestrator.suspects import Suspects
+from roster.orchestrator.vigil import Vigil
 from roster.orchestrator.waiting import WaitingRoom
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeEvent, NodeRecord, Registry
@@ -100,7 +101,7 @@ class Orchestrator:
         self.waiting = WaitingRoom()
         self.suspects = Suspects(self.router)
         self.source = f"/orchestrator/{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
-        self.open: set[Exchange] = set()
+        self.vigil = Vigil(self)
         self._nodes: dict[str, NodeRecord] = {}
         self._ready = False
         self._starting = asyncio.Lock()
@@ -325,7 +326,7 @@ class Orchestrator:
         if not self._ready:
             await self._start()
         query = _query(capability, selector, version, namespace, strategy, sticky_key)
-        return self.choose(query)
+        return self.refuse(query)
 
     async def explain(
         self,
@@ -339,12 +340,28 @@ class Orchestrator:
         if not self._ready:
             await self._start()
         query = _query(capability, selector, version, namespace, None, None)
-        return self.router.explain(
-            query.capability, version=query.version, selector=query.selector, namespace=query.namespace
-        )
+        return self.rows(query)
 
-    def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord:
-        """Do as `pick` does, once the local copy is there."""
+    def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord | None:
+        """Return a node for a query, None if nobody can or nobody has room: cheap, and says nothing of why."""
+        chosen = self.router.choose(
+            query.capability,
+            version=query.version,
+            selector=query.selector,
+            namespace=query.namespace,
+            strategy=query.strategy,
+            sticky_key=query.sticky_key,
+            exclude=exclude,
+        )
+        return cast("NodeRecord | None", chosen)  # it knows no other nodes than those `_on_event` gave it
+
+    def refuse(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord:
+        """Do as `choose`, and raise where that returns None.
+
+        Raises:
+            NoCapableNodesError: nobody can do it; with the table of why.
+            AllNodesBusyError: those who can have no room; with the table of why.
+        """
         chosen = self.router.pick(
             query.capability,
             version=query.version,
@@ -354,7 +371,17 @@ class Orchestrator:
             sticky_key=query.sticky_key,
             exclude=exclude,
         )
-        return cast("NodeRecord", chosen)  # it knows no other nodes than those `_on_event` gave it
+        return cast("NodeRecord", chosen)
+
+    def rows(self, query: Query, exclude: Collection[str] = ()) -> list[PassedOver]:
+        """Return the table of a query: every node that has the capability, with one reason each."""
+        return self.router.explain(
+            query.capability,
+            version=query.version,
+            selector=query.selector,
+            namespace=query.namespace,
+            exclude=exclude,
+        )
 
     def node(self, key: str) -> NodeRecord | None:
         """Return a node from the local copy by `namespace/name`."""
@@ -393,7 +420,11 @@ class Orchestrator:
             self._nodes.pop(key, None)
             self.suspects.forget(key)
             self.router.remove(key)
+            self.vigil.node_gone(key, None)
             return
+        before = self._nodes.get(key)
+        if before is not None and (record.uid != before.uid or record.state == "offline"):
+            self.vigil.node_gone(key, record.uid if record.state != "offline" else None)
         self._nodes[key] = record
         self.suspects.seen(key, record.uid)
         self.router.update(record)
@@ -417,8 +448,15 @@ class Orchestrator:
         if self._remove_listener is not None:
             self._remove_listener()
         self.suspects.close()
-        for exchange in list(self.open):
-            exchange.cancel()
+        self.vigil.end_all(
+            lambda outstanding: DeliveryError(
+                "the orchestrator was closed, and took the command back",
+                code=Code.CANCELLED,
+                outcome="unknown" if outstanding.exchange.started else "refused",
+                retryable=False,
+            )
+        )
+        self.vigil.close()
         try:
             await self.bus.close()
         finally:

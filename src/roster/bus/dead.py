@@ -1,0 +1,51 @@
+"""Dead letters of the local bus: a file each, in a private directory, the oldest going first."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from roster._clock import utc_now
+from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
+from roster.bus.message import Message
+from roster.errors import BusUnavailableError, MessageError
+
+_MAX_FILE_BYTES = 2 * 1024 * 1024
+
+
+def bury(directory: Path, message: Message, reason: str) -> None:
+    """Write a dead letter.
+
+    Raises:
+        BusUnavailableError: it cannot be written.
+    """
+    letter = {"reason": reason, "buried_at": utc_now(), "message": json.loads(message.to_bytes())}
+    # The name sorts by time of burial; the rest keeps processes apart.
+    path = directory / f"{time.time_ns():020d}-{os.getpid()}-{os.urandom(3).hex()}.json"
+    draft = path.with_suffix(".draft")
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(letter, file, ensure_ascii=False)
+        draft.rename(path)
+        for old in sorted(directory.glob("*.json"))[:-MAX_DEAD_LETTERS]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise BusUnavailableError(f"cannot keep a dead letter in {directory}: {error.strerror}") from error
+
+
+def letters(directory: Path) -> list[DeadLetter]:
+    """Return what is kept, oldest first; a file that is no dead letter is passed over."""
+    found = []
+    for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
+        try:
+            with path.open("rb") as file:
+                letter = json.loads(file.read(_MAX_FILE_BYTES))
+            message = Message.from_bytes(json.dumps(letter["message"]).encode(), limit=_MAX_FILE_BYTES)
+            found.append(DeadLetter(message, str(letter["reason"]), str(letter["buried_at"])))
+        except (OSError, ValueError, KeyError, TypeError, MessageError):
+            continue  # being written, being removed, or somebody else's
+    return found
