@@ -51,16 +51,22 @@ def delete(
         raise typer.BadParameter("a capability goes with the nodes that offer it: delete node NAME")
     if not names:
         raise typer.BadParameter("name what to delete: delete node NAME")
-    session.run(_delete(session, names, namespace, yes))
+    found = session.run(_look_up(session, names, namespace))
+    # Asked between two runs of the loop: inside one, Ctrl-C would only cancel a task that cannot notice while it reads.
+    force = {record.key for record in found if record.state != "offline" and (yes or _confirmed(record))}
+    session.run(_delete(session, found, force))
 
 
-async def _delete(session: Session, names: list[str], namespace: str | None, yes: bool) -> None:
+async def _look_up(session: Session, names: list[str], namespace: str | None) -> list[NodeRecord]:
     async with session.registry() as registry:
-        for word in names:
-            ref = node_ref(word, namespace)
-            record = await registry.get(ref.name, ref.namespace or scope(None, False))
-            force = record.state != "offline" and (yes or _confirmed(record))
-            await registry.delete(record.name, record.namespace, force=force)
+        refs = [node_ref(word, namespace) for word in names]
+        return [await registry.get(ref.name, ref.namespace or scope(None, False)) for ref in refs]
+
+
+async def _delete(session: Session, found: list[NodeRecord], force: set[str]) -> None:
+    async with session.registry() as registry:
+        for record in found:
+            await registry.delete(record.name, record.namespace, force=record.key in force)
             session.out.line(f"node/{record.name} deleted")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from roster.cli.session import Session
 from roster.errors import CallError, CallTimeoutError
 
 if TYPE_CHECKING:
+    from roster.bus.mindbus import MindBus
     from roster.registry import NodeRecord, Registry
 
 DRAIN_EXAMPLES = (
@@ -23,6 +25,7 @@ DRAIN_EXAMPLES = (
 )
 UNDRAIN_EXAMPLES = ("roster undrain writer-001 -n ai-team",)
 _CONFIRM = 5.0
+_ASK_AGAIN = 1.0
 
 Names = Annotated[
     list[str],
@@ -67,12 +70,13 @@ async def _each(
             await mark(record.name, record.namespace)
             session.out.line(f"node/{record.name} {signal}ed")
             told = await _tell(session, bus, record, signal, min(_CONFIRM, max(0.1, deadline - boottime())))
-            running = told.get("active_tasks") if isinstance(told, dict) else None
-            if wait and running != 0:
-                await _until_idle(registry, record, deadline - boottime(), timeout)
+            if wait:
+                await _until_idle(registry, bus, record, told, deadline, timeout)
+            elif signal == "undrain" and told is not None:
+                await _until_back(session, registry, record, min(_CONFIRM, deadline - boottime()))
 
 
-async def _tell(session: Session, bus: Any, record: NodeRecord, signal: str, timeout: float) -> Any:
+async def _tell(session: Session, bus: MindBus, record: NodeRecord, signal: str, timeout: float) -> Any:
     """Tell the node itself; return its confirmation, None if it gave none."""
     if record.state == "offline" or not record.mindbus_queue:
         return None
@@ -84,22 +88,55 @@ async def _tell(session: Session, bus: Any, record: NodeRecord, signal: str, tim
         return None
 
 
-async def _until_idle(registry: Registry, record: NodeRecord, left: float, timeout: float) -> None:
-    """Wait until a node says that it runs nothing, or is gone.
+async def _until_back(session: Session, registry: Registry, record: NodeRecord, left: float) -> None:
+    """Wait until the registry shows what the node has confirmed: a call right after this should find it."""
+    try:
+        async with asyncio.timeout(max(0.0, left)):
+            async for event in registry.watch(namespace=record.namespace):
+                if event.name == record.name and event.record.state != "draining":
+                    return
+    except TimeoutError:
+        session.out.warning(
+            f"{record.key} is still shown as draining: it was told to drain in another way, too"
+        )
+
+
+async def _until_idle(
+    registry: Registry, bus: MindBus, record: NodeRecord, told: Any, deadline: float, timeout: float
+) -> None:
+    """Wait until a node runs nothing any more, or is gone.
+
+    The load in the registry lags by seconds, so the node itself is asked; a change in the registry, or a second, is when
+    to ask again. A node that cannot be asked is believed what it writes.
 
     Raises:
         CallTimeoutError: it still runs something at the deadline.
     """
-    try:
-        async with asyncio.timeout(max(0.0, left)):
-            async for event in registry.watch(namespace=record.namespace):
-                if event.name != record.name:
-                    continue
+    async with aclosing(registry.watch(namespace=record.namespace)) as events:
+        while True:
+            running = told.get("active_tasks") if isinstance(told, dict) else None
+            if running is None:
+                running = record.active_tasks
+            if running == 0 or record.state == "offline":
+                return
+            left = deadline - boottime()
+            if left <= 0:
+                raise CallTimeoutError(
+                    f"{record.key} still runs {running} commands after {timeout:g} s; it takes no new ones: "
+                    "wait longer with --timeout"
+                )
+            try:
+                async with asyncio.timeout(min(_ASK_AGAIN, left)):
+                    event = await anext(events)
+                    while event.name != record.name:
+                        event = await anext(events)
+            except TimeoutError:
+                pass  # no news: ask again
+            else:
                 record = event.record
-                if event.type == "removed" or record.state == "offline" or record.active_tasks == 0:
+                if event.type == "removed":
                     return
-    except TimeoutError:
-        raise CallTimeoutError(
-            f"{record.key} still runs {record.active_tasks} commands after {timeout:g} s; it takes no new ones: "
-            "wait longer with --timeout"
-        ) from None
+            try:
+                told = await bus.send_control(record.mindbus_queue, "drain", timeout=_CONFIRM)
+            except CallError:
+                told = None  # it is leaving, or was never to be asked: the registry tells
