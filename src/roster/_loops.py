@@ -57,6 +57,31 @@ class Hop:
                 )
 
 
+def on_wake(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> Callable[[], None] | None:
+    """Have `call()` called each time the loop's selector returns: before any of its callbacks, so before any task resumes.
+
+    Returns:
+        A function that takes it back; None where the loop has no selector to listen at (uvloop, Windows' proactor).
+    """
+    selector = getattr(loop, "_selector", None)
+    if selector is None or not callable(getattr(selector, "select", None)):
+        return None
+    original = selector.select
+
+    def select(timeout: float | None = None) -> Any:
+        events = original(timeout)
+        call()
+        return events
+
+    selector.select = select
+
+    def remove() -> None:
+        if selector.select is select:
+            selector.select = original
+
+    return remove
+
+
 class LoopThread:
     """An event loop on a daemon thread.
 

@@ -25,6 +25,7 @@ def work(priority: int = 0, sender: int = 1) -> Work:
         message=Message.command("work", {}, priority=priority),
         handler=anything,
         context=anything,
+        handling=anything,
     )
 
 
@@ -62,6 +63,17 @@ def test_what_waits_can_be_taken_back_before_it_starts() -> None:
     assert not hands.drop(second)
     hands.drop(first)
     assert hands.next() is third
+
+
+def test_what_a_held_sender_sent_waits_and_keeps_its_place() -> None:
+    hands = Hands(3)
+    works = [work(5, sender=1), work(0, sender=2), work(9, sender=1)]
+    for one in works:
+        hands.take(one)
+    assert hands.next({1}) is works[1]
+    assert hands.next({1}) is None
+    assert hands.next() is works[2]
+    assert hands.next() is works[0]
 
 
 @given(

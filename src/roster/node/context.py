@@ -24,7 +24,18 @@ class Context:
         ...     return {"article": topic}
     """
 
-    __slots__ = ("_cancelled", "_deadline", "_say", "_why", "capability", "message", "node", "params")
+    __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_look",
+        "_say",
+        "_seen",
+        "_why",
+        "capability",
+        "message",
+        "node",
+        "params",
+    )
 
     def __init__(
         self,
@@ -35,6 +46,7 @@ class Context:
         params: Mapping[str, Any],
         deadline: float | None,
         say: Callable[[dict[str, Any]], None],
+        look: Callable[[], int] = lambda: 0,
     ) -> None:
         self.node = node
         self.capability = capability
@@ -42,6 +54,8 @@ class Context:
         self.params = params
         self._deadline = deadline
         self._say = say
+        self._look = look
+        self._seen = look()
         self._cancelled = False
         self._why = ""
 
@@ -79,11 +93,14 @@ class Context:
         """Raise if this work should stop.
 
         Raises:
-            CallCancelledError: the caller took it back, or the node was told to stop.
+            CallCancelledError: the caller took it back, the node was told to stop, or this process stood still for so long
+                that the work may be another node's by now.
             CallTimeoutError: the deadline has passed.
         """
         if self._cancelled:
             raise CallCancelledError(self._why or "the work was stopped")
+        if self._look() != self._seen:
+            raise CallCancelledError("this process stood still: the work may be another node's by now")
         if self._deadline is not None and boottime() >= self._deadline:
             raise CallTimeoutError(f"the deadline of {self.capability} has passed")
 

@@ -11,6 +11,7 @@ from roster._clock import boottime
 from roster._loops import Hop
 from roster.bus import Load, Message
 from roster.bus.base import Bus, Consumer, Delivery
+from roster.bus.context import Handling
 from roster.bus.message import Kind
 from roster.errors import (
     CallCancelledError,
@@ -24,6 +25,7 @@ from roster.errors import (
 from roster.node.context import Context
 from roster.node.handlers import Handler
 from roster.node.hands import Hands, Stage, Work
+from roster.node.standstill import SHORT
 
 logger = logging.getLogger("roster.node")
 
@@ -55,6 +57,7 @@ class Engine:
         changed: Callable[[], None],
         control: Callable[[Delivery], bool],
         bus_hop: Hop,
+        look: Callable[[], int] = lambda: 0,
     ) -> None:
         self.key = key
         self.source = f"/{key}"
@@ -69,10 +72,13 @@ class Engine:
         self._changed = changed
         self._control = control
         self._hop = bus_hop
+        self._look = look
         self._bus: Bus | None = None
         self._consumer: Consumer | None = None
         self._closed_for: dict[str, str] = {"starting": "is starting"}
         self._withdrawn: dict[str, str] = {}
+        self._held: set[int] = set()
+        self._solo: Work | None = None
         self._to_start: list[Work] = []
         self._start_planned = False
         self._idle: asyncio.Event = asyncio.Event()
@@ -133,14 +139,42 @@ class Engine:
             self.give_back(work, f"{self.key} {next(iter(self._closed_for.values()), 'takes no work')}")
         return len(waiting)
 
-    def give_back(self, work: Work, why: str) -> None:
-        """Answer without a result: `refused` for what has not started, `CANCELLED` for what runs (it is stopped)."""
+    def give_back(self, work: Work, why: str, *, lost: bool = False) -> None:
+        """Answer without a result: `refused` for what has not started; what runs is stopped.
+
+        Args:
+            lost: this node has no right to the work any more; its caller should do as if the node were dead.
+        """
         if work.stage is Stage.WAITING:
             error: CallError = DeliveryError(why, code=Code.UNAVAILABLE, outcome="refused", retryable=True)
         else:
-            error = CallCancelledError(why, outcome="unknown")
             self._stop_running(work, why)
+            if lost:
+                error = DeliveryError(why, code=Code.UNAVAILABLE, outcome="unknown", retryable=True)
+            else:
+                error = CallCancelledError(why, outcome="unknown")
         self.finish(work, Message.error_for(work.message, error, source=self.source))
+
+    def stood_still(self, gap: float) -> None:
+        """This process stood still for `gap` seconds: what waits starts only when no word of its sender is unread."""
+        if self.hands.waiting:
+            self._hold(
+                {work.delivery.sender for work in self.hands.everything() if work.stage is Stage.WAITING}
+            )
+
+    def _hold(self, senders: set[int]) -> None:
+        new = senders - self._held
+        if not new or self._consumer is None:
+            return
+        # Held before asked: an engine may call back at once.
+        self._held |= new
+        asked = self._consumer.barrier(self._passed)
+        self._held &= asked
+
+    def _passed(self, sender: int) -> None:
+        if sender in self._held:
+            self._held.discard(sender)
+            self._start_next()
 
     # -- commands -------------------------------------------------------------------------------------------------
 
@@ -166,6 +200,11 @@ class Engine:
             self.refused += 1
             self._answer(delivery, Message.error_for(message, error, source=self.source))
             return
+        if delivery.lag >= SHORT:
+            # It lay unread while we stood still; so may its revocation.
+            self._hold({delivery.sender})
+        if work.solo:
+            self._solo = work
         hands = self.hands
         hands.take(work)
         self.seq += 1
@@ -218,15 +257,23 @@ class Engine:
                 f"{self.key} is full: {self.hands.active} commands in hand, {self.hands.capacity} at once",
                 Code.RESOURCE_EXHAUSTED,
             )
+        solo = message.extensions.get("solo") == "true"
+        if self._solo is not None:
+            raise _refusal(f"{self.key} works on a command that must be alone", Code.RESOURCE_EXHAUSTED)
+        if solo and self.hands.active:
+            raise _refusal(f"{self.key} is not idle, and this command must be alone", Code.RESOURCE_EXHAUSTED)
+        deadline = None if message.timeout is None else boottime() + message.timeout
         context = Context(
             node=self.key,
             capability=action,
             message=message,
             params=params,
-            deadline=None if message.timeout is None else boottime() + message.timeout,
+            deadline=deadline,
             say=lambda data: self._say(delivery, message, data),
+            look=self._look,
         )
-        return Work(delivery=delivery, message=message, handler=handler, context=context)
+        handling = Handling(self.key, message, deadline)
+        return Work(delivery, message, handler, context, handling, solo=solo)
 
     def _say(self, delivery: Delivery, message: Message, data: dict[str, Any]) -> None:
         """Send a progress event; called from any thread."""
@@ -240,7 +287,7 @@ class Engine:
 
     def _start_next(self) -> None:
         started = False
-        while (work := self.hands.next()) is not None:
+        while (work := self.hands.next(self._held)) is not None:
             work.delivery.start()
             self._to_start.append(work)
             started = True
@@ -296,6 +343,8 @@ class Engine:
         if not self.hands.drop(work):
             return
         self.seq += 1
+        if work is self._solo:
+            self._solo = None
         if work.timer is not None:
             work.timer.cancel()
         work.delivery.on_cancel = None
@@ -336,10 +385,25 @@ class Engine:
                     ],
                 },
             )
+        elif signal == "revoke":
+            self._revoke(delivery)
         elif not isinstance(signal, str) or not self._control(delivery):
             self.deny(
                 delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED
             )
+
+    def _revoke(self, delivery: Delivery) -> None:
+        """Hand back commands that have not started: their caller knows a free node."""
+        ids = delivery.message.data.get("ids")
+        wanted = set(ids) if isinstance(ids, list) and all(isinstance(one, str) for one in ids) else set()
+        revoked = [
+            work
+            for work in self.hands.everything()
+            if work.stage is Stage.WAITING and work.message.id in wanted
+        ]
+        for work in revoked:
+            self.give_back(work, f"{self.key} is busy, and its caller knows a free node")
+        self.confirm(delivery, {"node": self.key, "revoked": [work.message.id for work in revoked]})
 
     def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
         """Answer a control message with what was done."""

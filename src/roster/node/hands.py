@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from roster.bus import Message
 from roster.bus.base import Delivery
+from roster.bus.context import Handling
 from roster.node.context import Context
 from roster.node.handlers import Handler
 
@@ -34,7 +36,9 @@ class Work:
     message: Message
     handler: Handler
     context: Context
+    handling: Handling
     stage: Stage = Stage.WAITING
+    solo: bool = False
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[Any] | None = None
 
@@ -79,18 +83,31 @@ class Hands:
         self._waiting += 1
         self._by_sender[work.delivery.sender] = self._by_sender.get(work.delivery.sender, 0) + 1
 
-    def next(self) -> Work | None:
-        """Give out the command to run now, or None: no slot is free, or nothing waits."""
+    def next(self, held: Collection[int] = ()) -> Work | None:
+        """Give out the command to run now, or None: no slot is free, or nothing waits.
+
+        Args:
+            held: senders whose commands must wait.
+        """
         if len(self.running) >= self.capacity:
             return None
-        while self._heap:
-            work = heapq.heappop(self._heap)[2]
-            if work.stage is Stage.WAITING:
-                self._waiting -= 1
-                work.stage = Stage.RUNNING
-                self.running.add(work)
-                return work
-        return None
+        kept: list[tuple[int, int, Work]] = []
+        found = None
+        while self._heap and found is None:
+            entry = heapq.heappop(self._heap)
+            work = entry[2]
+            if work.stage is not Stage.WAITING:
+                continue
+            if held and work.delivery.sender in held:
+                kept.append(entry)
+                continue
+            self._waiting -= 1
+            work.stage = Stage.RUNNING
+            self.running.add(work)
+            found = work
+        for entry in kept:
+            heapq.heappush(self._heap, entry)
+        return found
 
     def drop(self, work: Work) -> bool:
         """Let go of a command, running or waiting; return whether it was still in hand."""

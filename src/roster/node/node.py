@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from roster._clock import boottime
-from roster._loops import Hop, LoopThread
+from roster._loops import Hop, LoopThread, on_wake
 from roster.bus import Message
 from roster.bus.base import Delivery
-from roster.bus.context import Handling, current_command
+from roster.bus.context import current_command
 from roster.errors import CallError, Code, NodeError, RosterError
 from roster.node.context import Context, enter
 from roster.node.engine import Engine, error_of
@@ -89,6 +89,8 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._unhook: Callable[[], None] | None = None
+        self._standstills = 0
         self._presence: Presence | None = None
         self._engine: Engine | None = None
 
@@ -234,6 +236,8 @@ class Node:
         self._stopping = asyncio.Event()
         self._failure = None
         user_hop = Hop(self._loop)
+        self._standstills = 0
+        self._unhook = on_wake(self._loop, self._woke)
         self._user_hop = user_hop
         self._io = LoopThread(f"roster-io-{self.passport.name}").start()
         io_hop = Hop(self._io.loop)
@@ -245,6 +249,7 @@ class Node:
             with contextlib.suppress(RosterError, TimeoutError):
                 await asyncio.wait_for(io.submit(self._close_io()), 10)
             io.stop()
+            self._unhook_loop()
             self._engine = self._presence = None
             raise
         logger.info("%s is ready, uid %s", self.key, self.uid)
@@ -270,6 +275,7 @@ class Node:
             changed=presence.changed,
             control=self._on_control,
             bus_hop=io_hop,
+            look=presence.standstill.look,
         )
         self._engine, self._presence = engine, presence
         await presence.start(engine)
@@ -304,6 +310,11 @@ class Node:
             "%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace"
         )
         return finished
+
+    def _unhook_loop(self) -> None:
+        if self._unhook is not None:
+            self._unhook()
+            self._unhook = None
 
     async def _close_io(self) -> None:
         if self._presence is not None:
@@ -399,8 +410,7 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
     def _enter(self, work: Work) -> None:
-        deadline = work.context.deadline
-        current_command.set(Handling(node=self.key, message=work.message, deadline=deadline))
+        current_command.set(work.handling)
         enter(work.context)
 
     async def _handle(self, work: Work) -> None:
@@ -444,8 +454,18 @@ class Node:
     def _stop_running(self, work: Work, why: str) -> None:
         """Stop a handler: cancel its task, or tell its thread, which looks when it calls `check`. I/O loop."""
         work.context.cancel(why)
+        work.handling.stop(why)
         if work.handler.is_async:
             self._user_hop.post(self._cancel_task, work)
+
+    def _woke(self) -> None:
+        """The loop of the handlers came back from waiting: if this process stood still, no handler resumes its work."""
+        presence = self._presence
+        if presence is None or (count := presence.standstill.look()) == self._standstills:
+            return
+        self._standstills = count
+        for task in self._tasks:
+            task.cancel()
 
     @staticmethod
     def _cancel_task(work: Work) -> None:
@@ -464,7 +484,7 @@ class Node:
         engine = self._engine
         if engine is not None:
             for work in engine.hands.everything():
-                engine.give_back(work, f"{self.key} lost its registration: {why}")
+                engine.give_back(work, f"{self.key} lost its registration: {why}", lost=True)
 
     def _on_fatal(self, error: BaseException) -> None:
         """Somebody else has the name: end. I/O loop."""

@@ -8,19 +8,22 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from roster._clock import boottime
-from roster._loops import Hop
+from roster._loops import Hop, on_wake
 from roster.bus import open_bus
 from roster.bus.base import Bus
 from roster.errors import BusUnavailableError, RegistryError, RosterError, StoreError
 from roster.node.engine import Engine
+from roster.node.standstill import SHORT, Standstill
 from roster.passport import NodePassport
 from roster.registry import Registration, Registry
+from roster.registry.settings import DEFAULT_TTL, seconds
 
 logger = logging.getLogger("roster.node")
 
 # A change of load is told at once, several within this time together: the registration limits what is written.
 _GATHER = 0.02
 _LOOK = 5.0
+_LOOK_BUSY = SHORT / 2
 _BLOCKED = 1.0
 _TAKEOVER_WAIT = 15.0
 _SAY_DEADLINE = 2.0
@@ -60,6 +63,8 @@ class Presence:
         self._telling: asyncio.TimerHandle | None = None
         self._shown = "starting"
         self._showing: asyncio.Task[None] | None = None
+        self.standstill = Standstill(seconds(ttl, "ROSTER_TTL", DEFAULT_TTL) / 2)
+        self._unhook: Callable[[], None] | None = None
         self._pulse_asked = 0.0
         self._pulse_answered = 0.0
 
@@ -76,6 +81,7 @@ class Presence:
     async def start(self, engine: Engine) -> None:
         """Register, serve the queue, then say `ready`: whoever finds the node can reach it."""
         self._engine = engine
+        self._unhook = on_wake(asyncio.get_running_loop(), self._woke)
         self._bus = open_bus(self._bus_url)
         self._registry = await Registry.connect(self._registry_url)
         registration = await self._registry.register(
@@ -117,6 +123,13 @@ class Presence:
                 if boottime() >= until:
                     raise
                 await asyncio.sleep(0.1)
+
+    def _woke(self) -> None:
+        gap, long = self.standstill.io_woke()
+        if long and self._registration is not None:
+            self._registration.lose("this process stood still for half of its TTL or longer")
+        elif gap >= SHORT and self._engine is not None:
+            self._engine.stood_still(gap)
 
     def _on_lost(self, why: str) -> None:
         assert self._engine is not None  # noqa: S101 - there is no registration without it
@@ -187,7 +200,8 @@ class Presence:
         assert self._engine is not None  # noqa: S101 - start() set it
         while True:
             # Often while work is in hand, seldom while idle: two hundred idle agents must cost next to nothing.
-            await asyncio.sleep(_BLOCKED / 2 if self._engine.hands.running else _LOOK)
+            # With work in hand often enough to notice a short standstill, and always often enough for a long one.
+            await asyncio.sleep(min(self.standstill.beat, _LOOK_BUSY if self._engine.hands.active else _LOOK))
             self._look_at_loop(self._engine)
             self._look_at_queue(self._engine)
 
@@ -240,6 +254,8 @@ class Presence:
 
     async def close(self) -> None:
         """Deregister and close everything that `start` opened. Safe to call at any point of it."""
+        if self._unhook is not None:
+            self._unhook()
         for task in (self._watcher, self._showing):
             if task is not None:
                 task.cancel()
