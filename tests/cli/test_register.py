@@ -76,6 +76,16 @@ async def test_the_node_is_registered_while_the_command_runs(file_urls: Urls, fi
         await eventually(lambda: _look(registry) is None)
 
 
+async def test_the_command_meets_the_registry_that_was_given_as_an_option(file_urls: Urls, file: str) -> None:
+    options = ("--registry", file_urls[0], "--bus", file_urls[1])
+    script = "echo $ROSTER_REGISTRY $ROSTER_BUS"
+    async with ended(
+        await _start(("nonsense://", "nonsense://"), *options, "-f", file, "--", "sh", "-c", script)
+    ) as process:
+        assert (await anext(lines(process))).split() == list(file_urls)
+        assert await _end(process) == (0, "")
+
+
 async def test_options_behind_the_command_are_the_commands(file_urls: Urls, file: str) -> None:
     async with ended(
         await _start(file_urls, "-f", file, "sh", "-c", 'echo "$0" "$@"', "--debug", "-n", "--ttl")

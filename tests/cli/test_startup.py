@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
+from collections.abc import Iterator
 
 import pytest
-from tests.cli.conftest import Result, roster
+from tests.cli.conftest import Result, roster, writer
 
 from roster import __version__
+from roster._loops import LoopThread
 from roster.cli import main
 
 _COMMANDS = (
@@ -190,3 +197,75 @@ def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: object) -> None:
 def test_main_takes_the_programs_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["roster", "--version"])
     assert main() == 0
+
+
+# -- on a terminal ----------------------------------------------------------------------------------------------------
+
+
+def _on_a_terminal(urls: tuple[str, str], *args: str, columns: int = 200, **environment: str) -> str:
+    """Run a command on a terminal of so many columns; return what it shows."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        kept = {
+            key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "roster", *args],
+            stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs,
+            env={**kept, "TERM": "xterm", "ROSTER_REGISTRY": urls[0], "ROSTER_BUS": urls[1], **environment},
+        )  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        try:
+            while block := screen.read(4096):
+                shown += block
+        except OSError as error:
+            if error.errno != errno.EIO:  # how Linux says that nobody has the other side any more
+                raise
+        process.wait(20)
+    return shown.decode()
+
+
+@pytest.fixture
+def node(file_urls: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """One registered node, in files."""
+    thread = LoopThread("node").start()
+    made = writer(
+        "writer-001", registry_url=file_urls[0], bus_url=file_urls[1], document={"labels": {"a": "b" * 60}}
+    )
+    thread.run(made.start(), timeout=10)
+    yield file_urls
+    thread.run(made.stop(), timeout=10)
+    thread.stop()
+
+
+def test_colours_are_for_terminals_that_want_them(node: tuple[str, str]) -> None:
+    assert "\x1b[32mready\x1b[0m" in _on_a_terminal(node, "get", "nodes", "-A")
+    assert "\x1b[31merror:\x1b[0m" in _on_a_terminal(node, "get", "node", "nobody")
+    assert "\x1b" not in _on_a_terminal(node, "get", "nodes", "-A", "--no-color")
+    assert "\x1b" not in _on_a_terminal(node, "get", "nodes", "-A", NO_COLOR="1")
+
+
+def test_a_table_fits_the_terminal(node: tuple[str, str]) -> None:
+    wide = ("get", "nodes", "-A", "-o", "wide", "--no-color")
+
+    assert "b" * 60 in _on_a_terminal(node, *wide, columns=300)
+    narrow = _on_a_terminal(node, *wide, columns=180).splitlines()
+    assert max(map(len, narrow)) <= 180
+    assert "…" in narrow[1]
+
+
+def test_raw_text_is_made_safe_on_a_terminal_alone(node: tuple[str, str]) -> None:
+    code = "from roster.cli.output import Output; Output().text('a\\tb\\x1b[2J\\n\\u202ec')"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=20).stdout
+        == "a\tb\x1b[2J\n\u202ec\n".encode()
+    )
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run([sys.executable, "-c", code], stdout=theirs, timeout=20, check=True)
+        assert os.read(ours, 4096).decode().split("\r\n") == ["a\tb\\x1b[2J", r"\u202ec", ""]
+    finally:
+        os.close(ours)
+        os.close(theirs)

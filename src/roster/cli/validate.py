@@ -50,7 +50,7 @@ def validate(
     Each fault is a line with file, line, column and path. Exits with 1 if there is a fault. Warnings go to standard error.
     """
     reports = [report for path in files for report in _reports(path)]
-    bad = [report for report in reports if not report.ok or (strict and report.warnings)]
+    bad = [report for report in reports if report.faults or (strict and report.warnings)]
     if output is not None:
         session.out.data({"ok": not bad, "files": [_as_data(report) for report in reports]}, output)
         return 1 if bad else 0
@@ -58,7 +58,7 @@ def validate(
         session.out.lines(report.lines())
         for line in report.warning_lines():
             session.out.warning(line)
-        if report.ok:
+        if report not in bad:
             session.out.line(
                 f"{report.source}: ok ({', '.join(passport.key for passport in report.passports)})"
             )
