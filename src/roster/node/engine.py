@@ -124,6 +124,10 @@ class Engine:
         """Refuse commands of one capability."""
         self._withdrawn[capability] = why
 
+    def is_withdrawn(self, capability: str) -> bool:
+        """Whether commands of this capability are refused."""
+        return capability in self._withdrawn
+
     def restore(self, capability: str) -> None:
         """Serve a capability again."""
         self._withdrawn.pop(capability, None)

@@ -18,6 +18,7 @@ from roster.bus import Message
 from roster.bus.base import Delivery
 from roster.bus.context import current_command
 from roster.errors import CallError, Code, NodeError, RosterError
+from roster.node.checks import Check, Finding, keep_looking
 from roster.node.context import Context, enter
 from roster.node.engine import Engine, error_of
 from roster.node.handlers import Handler, bind
@@ -83,6 +84,8 @@ class Node:
         self._takeover = takeover
         self._functions: dict[str, Callable[..., Any]] = {}
         self._signals: dict[str, Signal] = {}
+        self._checks: list[Check] = []
+        self._checking: list[asyncio.Task[None]] = []
         self._io: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = Threads(f"roster-{self.passport.name}")
@@ -124,6 +127,38 @@ class Node:
 
         def keep(function: F) -> F:
             self._functions[name] = function
+            return function
+
+        return keep
+
+    def check(self, capability: str, *, every: float = 10.0, timeout: float = 5.0) -> Callable[[F], F]:
+        """Look at one capability with the function below; while it fails, that capability alone is withdrawn.
+
+        It is made once before the node becomes ready. It takes no arguments and returns None or True when all is well,
+        False when it is not, or raises. A check that is itself broken (it returns something else, or raises what only a
+        mistake raises, such as `TypeError`) withdraws nothing: the node shows the condition as `Unknown`.
+
+        Args:
+            capability: what it looks at.
+            every: seconds between two looks.
+            timeout: seconds after which it counts as failing.
+
+        Raises:
+            NodeError: the passport does not declare the capability.
+            ConfigError: a duration is out of range.
+
+        Example:
+            >>> @node.check("write_article", every=30)
+            ... async def model_answers() -> bool:
+            ...     return await model.ping()
+        """
+        if self.passport.capability(capability) is None:
+            raise NodeError(
+                f"the passport of {self.key} does not declare the capability {capability!r}: nothing to check"
+            )
+
+        def keep(function: F) -> F:
+            self._checks.append(Check(capability, function, every, timeout))
             return function
 
         return keep
@@ -243,7 +278,9 @@ class Node:
         io_hop = Hop(self._io.loop)
         self._io_hop = io_hop
         try:
-            await asyncio.wait_for(self._io.submit(self._start_io(handlers, io_hop)), START_DEADLINE)
+            findings = await asyncio.gather(*(check.look(self._threads) for check in self._checks))
+            found = list(zip(self._checks, findings, strict=True))
+            await asyncio.wait_for(self._io.submit(self._start_io(handlers, io_hop, found)), START_DEADLINE)
         except BaseException:
             io, self._io = self._io, None
             with contextlib.suppress(RosterError, TimeoutError):
@@ -252,9 +289,22 @@ class Node:
             self._unhook_loop()
             self._engine = self._presence = None
             raise
+        self._checking = [
+            asyncio.create_task(
+                keep_looking(check, self._threads, self._on_finding), name=f"check {check.capability}"
+            )
+            for check in self._checks
+        ]
         logger.info("%s is ready, uid %s", self.key, self.uid)
 
-    async def _start_io(self, handlers: dict[str, Handler], io_hop: Hop) -> None:
+    def _on_finding(self, check: Check, finding: Finding) -> None:
+        presence = self._presence
+        if presence is not None:
+            presence.hop.post(presence.found, check.capability, finding)
+
+    async def _start_io(
+        self, handlers: dict[str, Handler], io_hop: Hop, found: list[tuple[Check, Finding]]
+    ) -> None:
         presence = Presence(
             self.passport,
             registry_url=self._registry_url,
@@ -278,7 +328,7 @@ class Node:
             look=presence.standstill.look,
         )
         self._engine, self._presence = engine, presence
-        await presence.start(engine)
+        await presence.start(engine, [(check.capability, finding) for check, finding in found])
         self.passport = presence.passport
 
     async def stop(self, grace: float | None = None) -> bool:
@@ -293,6 +343,8 @@ class Node:
         if self._io is None:
             return True
         io, self._io = self._io, None
+        for task in self._checking:
+            task.cancel()
         assert self._presence is not None  # noqa: S101 - set together with the I/O thread
         try:
             finished = await io.submit(self._presence.leave(self.grace if grace is None else grace))

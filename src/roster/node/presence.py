@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from roster._clock import boottime
@@ -12,6 +12,7 @@ from roster._loops import Hop, on_wake
 from roster.bus import open_bus
 from roster.bus.base import Bus
 from roster.errors import BusUnavailableError, RegistryError, RosterError, StoreError
+from roster.node.checks import Finding
 from roster.node.engine import Engine
 from roster.node.standstill import SHORT, Standstill
 from roster.passport import NodePassport
@@ -78,8 +79,12 @@ class Presence:
             return "draining"
         return "busy" if engine.hands.active >= engine.hands.capacity else "ready"
 
-    async def start(self, engine: Engine) -> None:
-        """Register, serve the queue, then say `ready`: whoever finds the node can reach it."""
+    async def start(self, engine: Engine, findings: Sequence[tuple[str, Finding]] = ()) -> None:
+        """Register, serve the queue, then say `ready`: whoever finds the node can reach it.
+
+        Args:
+            findings: what the checks found, by capability.
+        """
         self._engine = engine
         self._unhook = on_wake(asyncio.get_running_loop(), self._woke)
         self._bus = open_bus(self._bus_url)
@@ -98,6 +103,8 @@ class Presence:
         self.passport = registration.passport
         await self._bus.__aenter__()
         await self._serve(engine)
+        for capability, finding in findings:
+            self.found(capability, finding)
         engine.open_for("starting")
         await registration.set_state("ready")
         self._shown = "ready"
@@ -183,6 +190,30 @@ class Presence:
         """Show a condition in the node's status."""
         if self._registration is not None:
             self._registration.set_condition(type, status, reason, message)
+
+    def found(self, capability: str, finding: Finding) -> None:
+        """Withdraw a capability whose check fails, and offer it again when it does not."""
+        engine, registration = self._engine, self._registration
+        if engine is None or registration is None:
+            return
+        condition = f"check.ai-team.dev/{capability}"
+        failing = finding.verdict == "failing"
+        if failing != engine.is_withdrawn(capability):
+            logger.log(
+                logging.WARNING if failing else logging.INFO,
+                "%s: %s %s%s", engine.key, capability, "is withdrawn: " if failing else "is offered again", finding.text,
+            )  # fmt: skip
+        if failing:
+            engine.withdraw(capability, finding.text)
+            registration.withdraw(capability)
+            registration.set_condition(condition, "False", "CheckFailed", finding.text)
+        else:
+            engine.restore(capability)
+            registration.restore(capability)
+            if finding.verdict == "malformed":
+                registration.set_condition(condition, "Unknown", "CheckMalformed", finding.text)
+            else:
+                registration.set_condition(condition, None)
 
     async def update(
         self, *, labels: Mapping[str, str] | None, annotations: Mapping[str, str] | None
