@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator
@@ -121,6 +122,45 @@ async def test_large_values_are_forgotten_by_their_bytes(
             info = await store.info()
             assert 4 <= info.revision - info.compacted <= 11
             assert await store.get("/large") is not None
+
+
+async def test_a_forked_child_shares_no_memory_store() -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    async with open_store(url) as store:
+        await store.put("/a", b"")
+        child = os.fork()
+        if child == 0:
+            try:
+                # Without the parent's clients the name is free there, and no lock of theirs is held.
+                os._exit(0 if asyncio.run(_is_empty(url)) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def _is_empty(url: str) -> bool:
+    async with open_store(url) as store:
+        return await store.get("/a") is None
+
+
+async def test_a_watch_left_open_by_a_closed_loop_harms_nobody() -> None:
+    url = f"memory://{uuid.uuid4().hex}"
+    async with open_store(url) as store:
+
+        def leave_it() -> None:
+            async def main() -> None:
+                context = open_store(url).watch("", from_revision=1)
+                left.append(context)
+                await context.__aenter__()
+
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(main())
+            loop.close()
+
+        left: list[object] = []
+        await asyncio.to_thread(leave_it)
+        assert await store.put("/a", b"") == 1
+        assert await store.put("/a", b"") == 2
 
 
 async def test_a_memory_store_lives_from_its_first_client_to_its_last() -> None:

@@ -40,6 +40,7 @@ class Watch(AsyncIterator[Batch]):
         self._told = self._position
         self._last = asyncio.get_running_loop().time()
         self._ended = False
+        self._idle = False
 
     def end(self) -> None:
         """Stop the iteration: its context was left."""
@@ -48,13 +49,21 @@ class Watch(AsyncIterator[Batch]):
     async def __anext__(self) -> Batch:
         loop = asyncio.get_running_loop()
         while not self._ended:
+            if self._idle:
+                # The last look, a moment ago, brought a bookmark: wait first, and do not look twice for each.
+                self._idle = False
+                await self._feed.wait(self._due() - loop.time())
             batch = await self._feed.pull(self._position)
             self._position = batch.revision
             now = loop.time()
-            due = self._last + (BOOKMARK_MOVED if self._position != self._told else BOOKMARK_IDLE)
-            if batch.changes or now >= due:
+            if batch.changes or now >= self._due():
                 self._told = self._position
                 self._last = now
+                self._idle = not batch.changes
                 return batch
-            await self._feed.wait(due - now)
+            await self._feed.wait(self._due() - now)
         raise StopAsyncIteration
+
+    def _due(self) -> float:
+        """Return when a bookmark is due."""
+        return self._last + (BOOKMARK_MOVED if self._position != self._told else BOOKMARK_IDLE)

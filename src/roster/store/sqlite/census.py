@@ -92,6 +92,10 @@ class Census:
         excess = slot.deadline - self._now() - slot.ttl
         return excess if excess > CLOCK_SLACK else None
 
+    def known_dead(self, holder: int) -> bool:
+        """Return whether a holder was proven dead before."""
+        return holder in self._dead
+
     def dead(self, holder: int, max_age: float = 0.0) -> bool:
         """Return whether a holder is proven dead."""
         if holder == self.own:

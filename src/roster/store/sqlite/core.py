@@ -14,8 +14,16 @@ from roster.store.sqlite.boot import boot_id
 from roster.store.sqlite.census import Census, lease_name, lease_place
 from roster.store.sqlite.database import Database
 from roster.store.sqlite.holders import Examiner, Holder, forget, holders, is_dead
-from roster.store.sqlite.leasefile import SLOT, LeaseFile, Slot, parse
-from roster.store.sqlite.wakeups import COMMITTED, LEASES, Caller, Listener, private_directory, wake_directory
+from roster.store.sqlite.leasefile import ENDED, LINGERING, SLOT, LeaseFile, Slot, glance, parse
+from roster.store.sqlite.wakeups import (
+    COMMITTED,
+    LEASES,
+    Caller,
+    Listener,
+    count_listeners,
+    private_directory,
+    wake_directory,
+)
 from roster.store.watching import BOOKMARK_IDLE
 
 # How old a verdict "its holder lives" may be where many are asked at once; where one is asked, it is tested.
@@ -48,6 +56,21 @@ class Look:
     ended: tuple[tuple[int, int], ...]
     earliest: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What came of one round of examining holders.
+
+    Attributes:
+        examined: whether this client is the one to do it.
+        found: whether a holder is dead.
+        candidates: how many watching clients there are to become the one.
+    """
+
+    examined: bool
+    found: bool
+    candidates: int
 
 
 @dataclass(slots=True)
@@ -87,6 +110,7 @@ class Core:
         # Leases that have ended and whose keys could not be deleted; replaced, never changed, by the warden.
         self.unwritten: frozenset[str] = frozenset()
         self.known: frozenset[int] = frozenset()
+        self._marked = False
 
     @property
     def _wake_directory(self) -> Path:
@@ -204,6 +228,7 @@ class Core:
             slot = leases.read(index) if leases else None
             if leases and slot and slot.number == number and not slot.ended:
                 leases.end(index, slot)
+                self._marked = True
             writing.connection.execute("DELETE FROM leases WHERE number = ?", (number,))
         writing.apply([Delete(key) for key in records.bound_keys(writing.connection, name)])
 
@@ -320,28 +345,36 @@ class Core:
             lambda connection: connection.execute("SELECT number, slot, ttl FROM leases").fetchall()
         )
         leases = self.database.leases
-        raw = leases.read_all() if leases else b""
+        slots = glance(leases.read_all()) if leases else []
+        now, boot = self.now(), boot_id()
         ended = []
         earliest = float("inf")
         for number, index, ttl in rows:
-            slot = parse(raw, index * SLOT) or (leases.read(index) if leases else None)
+            if index < len(slots):
+                # Nearly all are alive, so that is what is asked first; two hundred processes ask it all the time.
+                held, holder, born, _, flags, _, owner, deadline, marks, _ = slots[index]
+                if (
+                    held == owner == number
+                    and born == boot
+                    and deadline > now
+                    and not (flags & ENDED or marks)
+                    and (flags & LINGERING or not self._census.known_dead(holder))
+                ):
+                    earliest = min(earliest, deadline)
+                    continue
+            slot = leases.read(index) if leases else None
             if leases is None or self._census.judge(number, slot, max_age=float("inf"), ttl=ttl):
                 ended.append((number, index))
-            elif slot is not None:
-                earliest = min(earliest, slot.deadline)
             else:
-                earliest = min(earliest, self.now() + ttl)
+                earliest = min(earliest, slot.deadline if slot else now + ttl)
         self.known = frozenset(number for number, _, _ in rows)
         return Look(tuple(ended), earliest, len(rows))
 
-    def examine(self, patience: float) -> tuple[bool, bool]:
+    def examine(self, patience: float) -> Round:
         """Test whether holders are dead, some at a time, if this client is the one to do it.
 
         Args:
             patience: seconds after which a silent examiner is not waited for.
-
-        Returns:
-            Whether it is the one, and whether a dead holder was found.
         """
         now = self.now()
         if self._examiner is None and not self.database.readonly:
@@ -351,11 +384,11 @@ class Core:
                 pass  # then this client tests by itself
         if self._examiner is not None:
             if not self._examiner.elect(now, patience):
-                return False, False
+                return Round(False, False, count_listeners(self._wake_directory))
             self._examiner.note(now)
         query = "SELECT DISTINCT holder FROM leases WHERE NOT lingering"
         rows = self.database.read(lambda connection: connection.execute(query).fetchall())
-        return True, self._census.refresh(holder for (holder,) in rows)
+        return Round(True, self._census.refresh(holder for (holder,) in rows), 1)
 
     def retire(self) -> None:
         """Leave the examination of holders to others: nobody watches here any more."""
@@ -383,10 +416,13 @@ class Core:
                 writing.finish(self._history)
                 return writing.changed
 
+            self._marked = False
             try:
                 changed = self.database.write(job)
             except BaseException:
-                self.call(LEASES)  # the marks in the lease file are set: let the others look
+                # The marks in the lease file are set: let the others look, once.
+                if self._marked:
+                    self.call(LEASES)
                 raise
             if changed:
                 self.call(COMMITTED)

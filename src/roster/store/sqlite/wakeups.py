@@ -45,6 +45,14 @@ def private_directory(path: Path) -> None:
         path.chmod(0o700)
 
 
+def count_listeners(directory: Path) -> int:
+    """Return how many clients listen."""
+    try:
+        return sum(name.startswith("w-") for name in os.listdir(directory))  # noqa: PTH208 - plain names
+    except OSError:
+        return 0
+
+
 class Caller:
     """Wakes whoever listens."""
 

@@ -1,9 +1,9 @@
 """The task that notices ended leases and has what was bound to them deleted.
 
-It runs in clients that hold a lease or have an open watch. Everybody knows every deadline from the lease
-file, so all sleep until the first of them. Proof of death has no deadline to sleep until, so one watching
-client, the examiner, tests the holders' locks every second; the others only ask every other second whether
-they are the one now.
+It runs in clients that hold a lease or have an open watch. Everybody knows every deadline from the lease file, so
+all sleep until the first of them. Proof of death has no deadline to sleep until, so one watching client, the
+examiner, tests the holders' locks every second; the others only ask now and then whether they are the one now, the
+more of them there are the less often each.
 """
 
 from __future__ import annotations
@@ -27,14 +27,27 @@ class Run(Protocol):
 
 
 EXAMINER_PERIOD = 1.0
-CANDIDATE_PERIOD = 2.0
 EXAMINER_PATIENCE = 4.0
+# How often each of many asks whether it is the examiner now: together they ask at least every other second.
+CANDIDATE_PERIOD = 2.0
+CANDIDATE_PERIOD_EACH = 0.1
+CANDIDATE_PERIOD_MOST = 10.0
 # Even when no deadline is near: leases that were granted since the last look are met by then.
 LOOK_AT_LEAST_EVERY = 15.0
 RETRY = 1.0
 # So that two hundred do not all come for the write lock in the same instant.
 WATCHER_JITTER = 0.05
-HOLDER_JITTER = 1.0
+# Nobody waits for what holders without a watch delete, for readers filter: so they spread over a time in which one of
+# them comes every tenth of a second.
+HOLDER_JITTER_EACH = 0.1
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Say at once that the task ended by a fault of ours: without it leases would end unnoticed here."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler(
+            {"message": "the store's warden failed", "exception": error, "task": task}
+        )
 
 
 class Warden:
@@ -60,6 +73,7 @@ class Warden:
         """Begin, if it has not begun; from now on this client does its share."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._main(), name="roster-store-warden")
+            self._task.add_done_callback(_report)
 
     def watch(self, more: int) -> None:
         """Count the open watches up or down."""
@@ -99,10 +113,12 @@ class Warden:
         loop = asyncio.get_running_loop()
         period = CANDIDATE_PERIOD
         try:
-            examined, found = await self._run(lambda: self._core.examine(EXAMINER_PATIENCE))
-            if examined:
+            came = await self._run(lambda: self._core.examine(EXAMINER_PATIENCE))
+            if came.examined:
                 period = EXAMINER_PERIOD
-            if found:
+            else:
+                period = min(max(period, CANDIDATE_PERIOD_EACH * came.candidates), CANDIDATE_PERIOD_MOST)
+            if came.found:
                 self._next_look = loop.time()
         except StoreError:
             pass  # whoever reads or watches is told; here is nobody to tell
@@ -112,7 +128,7 @@ class Warden:
         """Look at all leases, and reap those that have ended."""
         loop = asyncio.get_running_loop()
         self._next_look = float("inf")  # lowered by whoever asks for another look meanwhile
-        next_look = loop.time() + RETRY
+        next_look = loop.time() + RETRY * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         try:
             look = await self._run(self._core.scan)
             names = frozenset(lease_name(*place) for place in look.ended)
@@ -134,4 +150,5 @@ class Warden:
     def _pause(self, look: Look) -> float:
         """Return how long to leave the leases alone after a look."""
         left = max(0.0, min(look.earliest - self._core.now(), LOOK_AT_LEAST_EVERY * random.uniform(0.7, 1.3)))  # noqa: S311 - jitter
-        return left + random.uniform(0, WATCHER_JITTER if self._watches else HOLDER_JITTER)  # noqa: S311 - jitter
+        jitter = WATCHER_JITTER if self._watches else HOLDER_JITTER_EACH * look.count
+        return left + random.uniform(0, jitter)  # noqa: S311 - jitter
