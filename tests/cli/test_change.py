@@ -85,6 +85,30 @@ def test_a_node_that_cannot_be_told_is_marked_all_the_same(stage: Stage) -> None
     assert _state("silent") == "draining"
 
 
+def test_undrain_tells_of_other_reasons(stage: Stage) -> None:
+    node = stage.start(writer, "writer-001")
+
+    async def pause() -> None:
+        async with MindBus.connect(stage.url) as bus:
+            await bus.send_control(node.passport.mindbus_queue, "pause")
+
+    stage.thread.run(pause(), timeout=10)
+    roster("drain", "ai-team/writer-001")
+
+    result = roster("undrain", "ai-team/writer-001")
+    assert (result.status, result.out) == (0, "node/writer-001 undrained\n")
+    assert result.err == "warning: ai-team/writer-001 still takes no new work: pause\n"
+
+
+def test_a_drain_and_an_undrain_at_once_leave_the_node_ready(stage: Stage) -> None:
+    stage.start(writer, "writer-001")
+
+    for _ in range(3):
+        assert roster("drain", "ai-team/writer-001").err == ""
+        assert roster("undrain", "ai-team/writer-001").err == ""
+        assert _state() == "ready"
+
+
 def test_draining_nobody_has_the_status_of_not_found(stage: Stage) -> None:
     assert roster("drain", "nobody").status == 5
     assert roster("undrain", "nobody").status == 5

@@ -143,8 +143,8 @@ async def _call(
     async with session.orchestrator() as orchestrator:
         if pairs:
             # `k:=JSON` needs no schema, so nothing is looked up for it.
-            plain = all(":=" in pair.partition("=")[0] + "=" for pair in pairs)
-            schemas = [] if plain else await _schemas(orchestrator.registry, capability, options)
+            exact = all(pair.partition("=")[0].endswith(":") for pair in pairs)
+            schemas = [] if exact else await _schemas(orchestrator.registry, capability, options)
             params = {**params, **pair_params(pairs, schemas)}
         answer = await orchestrator.ask(capability, params, **options)
         if session.verbose:

@@ -70,10 +70,13 @@ async def _each(
             await mark(record.name, record.namespace)
             session.out.line(f"node/{record.name} {signal}ed")
             told = await _tell(session, bus, record, signal, min(_CONFIRM, max(0.1, deadline - boottime())))
+            if signal == "undrain" and isinstance(told, dict) and told.get("reasons"):
+                why = ", ".join(map(str, told["reasons"]))
+                session.out.warning(f"{record.key} still takes no new work: {why}")
+            elif told is not None:
+                await _until_shown(session, registry, record, signal, min(_CONFIRM, deadline - boottime()))
             if wait:
                 await _until_idle(registry, bus, record, told, deadline, timeout)
-            elif signal == "undrain" and told is not None:
-                await _until_back(session, registry, record, min(_CONFIRM, deadline - boottime()))
 
 
 async def _tell(session: Session, bus: MindBus, record: NodeRecord, signal: str, timeout: float) -> Any:
@@ -88,17 +91,24 @@ async def _tell(session: Session, bus: MindBus, record: NodeRecord, signal: str,
         return None
 
 
-async def _until_back(session: Session, registry: Registry, record: NodeRecord, left: float) -> None:
-    """Wait until the registry shows what the node has confirmed: a call right after this should find it."""
+async def _until_shown(
+    session: Session, registry: Registry, record: NodeRecord, signal: str, left: float
+) -> None:
+    """Wait until the node has written what it has confirmed: what follows meets no older state."""
     try:
         async with asyncio.timeout(max(0.0, left)):
             async for event in registry.watch(namespace=record.namespace):
-                if event.name == record.name and event.record.state != "draining":
+                if event.name != record.name:
+                    continue
+                said = event.record.status
+                if event.type == "removed" or said is None:
+                    return
+                # Its own word and the mark together, so that neither is still on its way.
+                drains = {said.state == "draining", event.record.state == "draining"}
+                if drains == {signal == "drain"}:
                     return
     except TimeoutError:
-        session.out.warning(
-            f"{record.key} is still shown as draining: it was told to drain in another way, too"
-        )
+        session.out.warning(f"{record.key} has confirmed, but the registry does not show it yet: look again")
 
 
 async def _until_idle(
