@@ -25,6 +25,9 @@ from roster.cli.failures import EXIT_CODES
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"
 
+# The page is read from top to bottom: its commands meet what those before them have done.
+pytestmark = pytest.mark.xdist_group("cli-docs")
+
 
 @dataclass
 class Shown:
