@@ -68,12 +68,12 @@ def test_every_public_name_of_the_package_is_here_too() -> None:
         assert hasattr(sync, name)
 
 
-# What has no place in blocking code: hooks and handles of the loop itself.
+# What has no place in blocking code: hooks and handles of the loop itself, and what a class shows its own package only.
 _ASYNC_ONLY = {
     "Registry": {"store", "informer"},
     "Registration": {"begin", "lose", "seq", "ttl", "lost", "cordoned", "error"},
     "MindBus": {"bus"},
-    "Orchestrator": {"choose", "node", "room"},
+    "Orchestrator": {"choose", "node", "refuse", "room", "rows"},
     "Node": {"serve"},
 }
 
@@ -347,6 +347,18 @@ def test_a_node_serves_a_signal_of_its_own(memory_urls: Urls) -> None:
 
     with node, sync.MindBus.connect(memory_urls[1]) as mindbus:
         assert mindbus.send_control(node.passport.mindbus_queue, "config", {"level": 3}) == {"heard": 3}
+
+
+def test_a_capability_whose_check_fails_is_withdrawn(memory_urls: Urls) -> None:
+    node = sync.Node(
+        passport("writer-001", "write", "edit"), registry_url=memory_urls[0], bus_url=memory_urls[1]
+    )
+    node.capability("write")(echo)
+    node.capability("edit")(echo)
+    node.check("edit", every=60)(lambda: False)
+    with node, sync.Registry.connect(memory_urls[0]) as registry:
+        assert registry.find_by_capability("write")
+        assert registry.find_by_capability("edit") == []
 
 
 def test_a_handler_without_its_capability_is_refused_at_the_start(memory_urls: Urls) -> None:

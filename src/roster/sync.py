@@ -576,6 +576,10 @@ class Node:
         """Serve a capability of the passport with the function below. See `roster.Node.capability`."""
         return self._inner.capability(name)
 
+    def check(self, capability: str, *, every: float = 10.0, timeout: float = 5.0) -> Callable[[F], F]:
+        """Withdraw one capability while the function below says that it fails. See `roster.Node.check`."""
+        return self._inner.check(capability, every=every, timeout=timeout)
+
     def signal(self, name: str) -> Callable[[F], F]:
         """Serve a control signal with the function below. See `roster.Node.signal`."""
         return self._inner.signal(name)
