@@ -25,9 +25,6 @@ from roster.cli.failures import EXIT_CODES
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"
 
-# The page is read from top to bottom: its commands meet what those before them have done.
-pytestmark = pytest.mark.xdist_group("cli-docs")
-
 
 @dataclass
 class Shown:
@@ -136,17 +133,20 @@ def _run_in_a_shell(shown: Shown) -> tuple[int, list[str]]:
         return process.wait(20), found
 
 
-@pytest.mark.parametrize("shown", _shown(), ids=lambda shown: f"line{shown.line}")
-def test_the_page_shows_what_happens(place: Path, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_shows_what_happens(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One test, from top to bottom: a command meets what those before it have done.
     monkeypatch.chdir(place)
     monkeypatch.setenv("ROSTER_REGISTRY", f"sqlite://{place}/registry.db")
     monkeypatch.setenv("ROSTER_BUS", f"local://{place}/bus")
     monkeypatch.delenv("ROSTER_NAMESPACE", raising=False)
-    alone = shown.interrupted or " -- " in shown.command
-    status, found = _run_in_a_shell(shown) if alone else _run_here(shown.command)
+    wrong = []
+    for shown in _shown():
+        alone = shown.interrupted or " -- " in shown.command
+        status, found = _run_in_a_shell(shown) if alone else _run_here(shown.command)
+        if status != shown.status or not _same(shown.output, found):
+            wrong.append("\n".join([f"{PAGE}:{shown.line}: $ {shown.command}", *found, f"[{status}]"]))
 
-    assert _same(shown.output, found), "\n".join(found)
-    assert status == shown.status
+    assert not wrong, "\n\n".join(wrong)
 
 
 def test_the_page_shows_every_command() -> None:
