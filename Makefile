@@ -23,7 +23,7 @@ demo: setup  ## three writers, one editor, sixty commands, one kill -9
 	@.venv/bin/roster demo
 
 test: setup-dev lint  ## lint, then the whole test suite
-	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadgroup
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: setup-dev  ## ruff, mypy --strict, the layers
 	@.venv/bin/ruff check .
