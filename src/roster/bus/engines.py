@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roster.bus.base import Bus
 from roster.bus.local import LocalBus
-from roster.bus.memory import MemoryBus
+from roster.bus.memory import MemoryBus, stand_ins
 from roster.bus.url import parse_url
 
 
@@ -21,4 +21,6 @@ def open_bus(url: str | None = None) -> Bus:
     where = parse_url(url)
     if where.directory is not None:
         return LocalBus(where.directory)
+    if (make := stand_ins.get(where.name)) is not None:
+        return make()
     return MemoryBus(where.name)

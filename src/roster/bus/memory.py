@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from roster._clock import utc_now
-from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
+from roster.bus.base import MAX_DEAD_LETTERS, Bus, DeadLetter
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, MAX_MESSAGE_BYTES, PROGRESS, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
@@ -37,6 +37,9 @@ class _Hub:
         self.subscriptions: list[MemorySubscription] = []
         self.dead: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
 
+
+stand_ins: dict[str, Callable[[], Bus]] = {}
+"""What `open_bus` makes for `memory://NAME` instead of this engine, by name: see `roster.testing`."""
 
 _hubs: dict[str, _Hub] = {}
 _hubs_lock = threading.Lock()

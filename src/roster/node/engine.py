@@ -132,6 +132,14 @@ class Engine:
         """Serve a capability again."""
         self._withdrawn.pop(capability, None)
 
+    async def occupy(self, tasks: int) -> Load:
+        """Count so many tasks as running beside the commands; return the load, none of it the caller's."""
+        self.hands.beside = tasks
+        self.seq += 1
+        self._start_next()
+        self._changed()
+        return Load(self.hands.active, 0, self.hands.capacity, self.seq)
+
     async def wait_idle(self) -> None:
         """Return when nothing is in hand."""
         await self._idle.wait()
@@ -355,7 +363,7 @@ class Engine:
         self.answered += 1
         self._answer(work.delivery, answer)
         self._start_next()
-        if self.hands.active == 0:
+        if self.hands.empty:
             self._idle.set()
         self._changed()
 

@@ -12,6 +12,7 @@ from typing import Any
 from roster.errors import InvalidParamsError, InvalidResultError, NodeError
 from roster.node.context import Context
 from roster.passport import Capability, SchemaValidator
+from roster.passport.validator import DRAFT
 
 _PLAIN: tuple[object, ...] = (str, int, float, bool, dict, list, Any, object, inspect.Parameter.empty)
 _NUMERIC = frozenset({"integer", "number"})
@@ -108,7 +109,7 @@ def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
     context_name, fields, is_open, faults = _parameters(signature, hints)
     schema = capability.input_json_schema
     if schema is None and fields and not is_open:
-        schema = _schema_of(capability, fields)
+        schema = _schema_of(capability.name, fields)
     elif schema is not None:
         faults += _contradictions(schema, fields, is_open)
         schema = _with_defaults(schema, fields)
@@ -142,6 +143,26 @@ def bind(capability: Capability, function: Callable[..., Any]) -> Handler:
         input_validator=SchemaValidator.of(schema) if schema is not None else None,
         output_validator=SchemaValidator.of(output) if output is not None else None,
     )
+
+
+def schemas_of(function: Callable[..., Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return the JSON Schemas of params and result that a function's annotations give; None where they give none.
+
+    Raises:
+        NodeError: the function cannot serve a capability, whatever its passport says.
+    """
+    name = getattr(function, "__name__", "function")
+    try:
+        hints = typing.get_type_hints(function)
+        _, fields, is_open, faults = _parameters(inspect.signature(function), hints)
+    except (TypeError, ValueError, NameError) as error:
+        raise NodeError(f"the handler {name} cannot be inspected: {error}") from error
+    if faults:
+        raise NodeError(f"the handler {name} cannot serve a capability: {'; '.join(faults)}")
+    given = _schema_of(name, fields) if fields and not is_open else None
+    returned = hints.get("return")
+    result = None if returned in (None, Any) else _json_schema(returned, mode="serialization")
+    return given, None if result is None else {"$schema": DRAFT, **result}
 
 
 def _parameters(
@@ -194,7 +215,7 @@ def _json_schema(
     return schema
 
 
-def _schema_of(capability: Capability, fields: Mapping[str, tuple[Any, bool]]) -> dict[str, Any]:
+def _schema_of(title: str, fields: Mapping[str, tuple[Any, bool]]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
     for name, (hint, _) in fields.items():
@@ -202,8 +223,8 @@ def _schema_of(capability: Capability, fields: Mapping[str, tuple[Any, bool]]) -
         definitions.update(schema.pop("$defs", {}))
         properties[name] = schema
     out: dict[str, Any] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": capability.name,
+        "$schema": DRAFT,
+        "title": title,
         "type": "object",
         "properties": properties,
         "required": [name for name, (_, required) in fields.items() if required],

@@ -52,6 +52,7 @@ class Hands:
     """
 
     capacity: int
+    beside: int = 0  # tasks that came by another door
     running: set[Work] = field(default_factory=set)
     _heap: list[tuple[int, int, Work]] = field(default_factory=list)
     _waiting: int = 0
@@ -60,8 +61,13 @@ class Hands:
 
     @property
     def active(self) -> int:
-        """How many commands are in hand, running or waiting."""
-        return len(self.running) + self._waiting
+        """How many commands are in hand, running or waiting, and the tasks beside them."""
+        return len(self.running) + self._waiting + self.beside
+
+    @property
+    def empty(self) -> bool:
+        """Whether no command is in hand."""
+        return not self.running and not self._waiting
 
     @property
     def waiting(self) -> int:
@@ -89,7 +95,7 @@ class Hands:
         Args:
             held: senders whose commands must wait.
         """
-        if len(self.running) >= self.capacity:
+        if len(self.running) + self.beside >= self.capacity:
             return None
         kept: list[tuple[int, int, Work]] = []
         found = None

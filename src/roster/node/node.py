@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from roster._clock import boottime
 from roster._loops import Hop, LoopThread, on_wake
-from roster.bus import Message
+from roster.bus import Load, Message
 from roster.bus.base import Delivery
 from roster.bus.context import current_command
 from roster.errors import CallError, Code, NodeError, RosterError
@@ -96,6 +96,16 @@ class Node:
         self._standstills = 0
         self._presence: Presence | None = None
         self._engine: Engine | None = None
+
+    def connect_to(self, registry_url: str | None, bus_url: str | None) -> None:
+        """Use another registry and bus than those that it was made with.
+
+        Raises:
+            NodeError: it runs already.
+        """
+        if self._io is not None:
+            raise NodeError(f"{self.key} runs already: say where before its start")
+        self._registry_url, self._bus_url = registry_url, bus_url
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **options: Any) -> Node:
@@ -247,6 +257,24 @@ class Node:
         presence = self._need_presence()
         assert self._io is not None  # noqa: S101 - follows from having a presence
         self.passport = await self._io.submit(presence.update(labels=labels, annotations=annotations))
+
+    async def occupy(self, tasks: int) -> Load:
+        """Count so many tasks as running beside the commands: work that comes by another door than the bus.
+
+        They take slots: commands wait, go elsewhere, or are refused as they are when the slots are taken by commands.
+
+        Args:
+            tasks: how many from now on; 0 when that work is over.
+
+        Returns:
+            The node's load with them.
+        """
+        if tasks < 0:
+            raise NodeError(f"a node has 0 or more tasks, not {tasks}")
+        self._need_presence()
+        assert self._io is not None  # noqa: S101 - follows from having a presence
+        assert self._engine is not None  # noqa: S101 - the same
+        return await self._io.submit(self._engine.occupy(tasks))
 
     def _need_presence(self) -> Presence:
         if self._presence is None:

@@ -86,6 +86,7 @@ class Call:
     _place: Place | None = None
     _busy: AllNodesBusyError | None = None
     _executions: int = 0
+    _sends: int = 0
     _strikes: list[str] = field(default_factory=list)
     _refusals: int = 0
     _last: CallError | None = None
@@ -362,8 +363,16 @@ class Call:
             uid=node.uid,
             ancestors=() if above is None else (*above.message.ancestors, above.node),
             traceparent=_traceparent("" if above is None else above.message.traceparent),
-            extensions=_SOLO if len(self._strikes) >= SOLO_AFTER else None,
+            extensions=self._extensions(),
         )
+
+    def _extensions(self) -> dict[str, str] | None:
+        """Mark a repeated try with its number, so that a node can tell it from the first, and a solo one as such."""
+        self._sends += 1
+        if self._sends == 1:
+            return None
+        marks = {"attempt": str(self._sends)}
+        return marks | _SOLO if len(self._strikes) >= SOLO_AFTER else marks
 
     def _progress(self, node: NodeRecord) -> Callable[[Message], None] | None:
         listener = self.on_progress

@@ -135,6 +135,10 @@ class Vigil:
         task.add_done_callback(lambda _: self._asking.discard(node.key))
         self._own(task)
 
+    async def ask(self, node: NodeRecord) -> None:
+        """Ask a node for a sign of life now, whether or not a command of it is overdue, and act on what it says."""
+        await self._ping(node)
+
     async def _ping(self, node: NodeRecord) -> None:
         try:
             async with asyncio.timeout(_PONG):

@@ -72,8 +72,10 @@ def open_store(url: str | None = None) -> Store:
     history = parsed.number("history", DEFAULT_HISTORY, 1, 10_000_000)
     # Each engine is imported when it is asked for: an agent's process pays for the one it uses.
     if parsed.scheme == "memory":
-        from roster.store.memory import MemoryStore
+        from roster.store.memory import MemoryStore, stand_ins
 
+        if (make := stand_ins.get(parsed.name)) is not None:
+            return make()
         return MemoryStore(parsed.name, history=history)
     if parsed.scheme == "sqlite":
         from roster.store.sqlite import SqliteStore
