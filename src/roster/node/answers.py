@@ -1,0 +1,387 @@
+"""The answers that a node keeps for calls with an idempotency key: one small SQLite file in the state directory.
+
+What it promises:
+
+- **Durable.** `keep` returns True when the answer is on the disk (SQLite, `synchronous=FULL`): it outlives kill -9 and a
+  loss of power.
+- **For a window.** An answer is found for `window` seconds by `CLOCK_BOOTTIME`, restarts of the node included. After a
+  restart of the machine, when nobody can say how old an answer is, its window begins anew.
+- **Bounded.** At most `MAX_ANSWERS` answers and `MAX_BYTES` of them; above that the oldest go before their time.
+- **Never in the way.** Nothing is opened before the first keyed command; all file work happens on a thread, each wait for
+  it has a deadline. What cannot be written is kept in memory (at most `MAX_UNWRITTEN`), is written as soon as that works
+  again, and `report` hears of it: until then the answer lives as long as this process.
+
+A rollback journal and not a write-ahead log: reading must work on a full disk, where a log's index cannot be made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+from roster._clock import boottime
+from roster._loops import Hop
+from roster._paths import ensure_private_dir, state_dir
+from roster.errors import ConfigError
+from roster.node.threads import Threads
+
+logger = logging.getLogger("roster.node")
+
+MAX_ANSWERS = 10_000
+MAX_BYTES = 64 * 1024 * 1024
+MAX_UNWRITTEN = 1000
+MAX_UNWRITTEN_BYTES = 8 * 1024 * 1024
+MAX_JOBS = 10_000
+DEADLINE = 5.0
+_LOCK_SECONDS = 2.0
+_PRUNED_AT_ONCE = 64
+_SCHEMA = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An answer.
+
+    Attributes:
+        params: digest of the params of the first use.
+        ok: whether it is a result; else it is an error.
+        data: the message's data, JSON.
+    """
+
+    params: bytes
+    ok: bool
+    data: bytes
+
+
+class AnswerFile:
+    """The file. Used by one thread at a time; every method may raise `OSError`, `ConfigError` or `sqlite3.Error`."""
+
+    def __init__(self, path: Path, *, window: float, boot: bytes, now: Callable[[], float]) -> None:
+        self._path = path
+        self._window = window
+        self._boot = boot
+        self._now = now
+        self._open_: sqlite3.Connection | None = None
+        self._opened_as: tuple[int, int] | None = None
+        self._count = self._bytes = 0
+
+    def find(self, scope: bytes) -> Kept | None:
+        """Return the answer kept for a scope."""
+        rows = self._db().execute("SELECT params, ok, data, boot, at FROM answers WHERE scope = ?", (scope,))
+        row = rows.fetchone()
+        if row is None or (row[3] == self._boot and self._now() - row[4] >= self._window):
+            return None
+        return Kept(row[0], bool(row[1]), row[2])
+
+    def keep(self, answers: list[tuple[bytes, Kept, float]]) -> None:
+        """Write answers, each with the time of its making: all of them, or none."""
+        db = self._db()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for scope, kept, at in answers:
+                self._forget(db, scope)
+                db.execute(
+                    "INSERT INTO answers (scope, size, boot, at, params, ok, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (scope, len(kept.data), self._boot, at, kept.params, kept.ok, kept.data),
+                )
+                self._count += 1
+                self._bytes += len(kept.data)
+            self._prune(db)
+            db.execute("COMMIT")
+        except BaseException:
+            self._undo(db)
+            raise
+
+    def forget(self, scope: bytes) -> None:
+        """Remove an answer."""
+        self._forget(self._db(), scope)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._open_ is not None:
+            self._open_.close()
+            self._open_ = None
+
+    def _forget(self, db: sqlite3.Connection, scope: bytes) -> None:
+        for (size,) in db.execute("DELETE FROM answers WHERE scope = ? RETURNING size", (scope,)).fetchall():
+            self._count -= 1
+            self._bytes -= size
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        """Remove what is too old, then the oldest of what is too much."""
+        while True:
+            rows = db.execute(
+                "SELECT id, size, at FROM answers ORDER BY id LIMIT ?", (_PRUNED_AT_ONCE,)
+            ).fetchall()
+            gone = 0
+            for number, size, at in rows:
+                full = self._count > MAX_ANSWERS or self._bytes > MAX_BYTES
+                if not full and self._now() - at < self._window:
+                    break
+                db.execute("DELETE FROM answers WHERE id = ?", (number,))
+                self._count -= 1
+                self._bytes -= size
+                gone += 1
+            if gone < _PRUNED_AT_ONCE:
+                return
+
+    def _undo(self, db: sqlite3.Connection) -> None:
+        try:
+            db.execute("ROLLBACK")
+        except sqlite3.Error:
+            pass  # after some failures SQLite has rolled back by itself
+        self.close()  # the next use opens it anew, and counts anew
+
+    def _db(self) -> sqlite3.Connection:
+        if self._open_ is not None and self._identity() != self._opened_as:
+            logger.error(
+                "the file of kept answers %s was removed or replaced: what it kept is lost", self._path
+            )
+            self.close()
+        if self._open_ is None:
+            self._open_ = self._opened()
+            self._opened_as = self._identity()
+        return self._open_
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            info = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return info.st_dev, info.st_ino
+
+    def set_aside(self, error: Exception) -> None:
+        """Begin anew: this is no database, or a damaged one. What it kept is lost, and that must not go on for ever."""
+        self.close()
+        damaged = self._path.with_suffix(".damaged")
+        self._path.replace(damaged)
+        self._path.with_name(self._path.name + "-journal").unlink(missing_ok=True)
+        logger.error(
+            "the kept answers in %s cannot be read (%s): moved to %s, and begun anew",
+            self._path,
+            error,
+            damaged.name,
+        )
+
+    def _opened(self) -> sqlite3.Connection:
+        ensure_private_dir(self._path.parent)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA journal_mode = PERSIST")
+            (schema,) = db.execute("PRAGMA user_version").fetchone()
+            if schema == 0:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS answers (id INTEGER PRIMARY KEY AUTOINCREMENT, scope BLOB NOT NULL UNIQUE,"
+                    " size INTEGER NOT NULL, boot BLOB NOT NULL, at REAL NOT NULL, params BLOB NOT NULL,"
+                    " ok INTEGER NOT NULL, data BLOB NOT NULL)"
+                )
+                db.execute(f"PRAGMA user_version = {_SCHEMA}")
+                db.execute("COMMIT")
+            elif schema != _SCHEMA:
+                raise sqlite3.DatabaseError(f"its schema is {schema}, this program knows {_SCHEMA}")
+            self._count, self._bytes = db.execute(
+                "SELECT count(*), coalesce(sum(size), 0) FROM answers"
+            ).fetchone()
+            try:
+                db.execute(
+                    "UPDATE answers SET boot = ?, at = ? WHERE boot != ?",
+                    (self._boot, self._now(), self._boot),
+                )
+            except sqlite3.OperationalError as error:
+                # On a full disk. `find` takes what is of another boot as it is.
+                logger.warning("the answers kept before this boot cannot be marked as such: %s", error)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+class Answers:
+    """The kept answers as the node's I/O loop uses them.
+
+    Args:
+        node: `namespace/name`; the file is `{state directory}/answers/{namespace}.{name}.db`.
+        team: the registry that the node is in. Two nodes of one name in two registries share the file, and nothing in it.
+        window: seconds that an answer is kept.
+        report: called on the loop with what is wrong, or None when nothing is any more.
+        now: the clock that decides.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        team: str,
+        window: float,
+        report: Callable[[str | None], object],
+        now: Callable[[], float] = boottime,
+    ) -> None:
+        namespace, _, name = node.partition("/")
+        self._name = f"{namespace}.{name}.db"
+        self._node = node
+        self._team = blake2b(team.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._window = window
+        self._report = report
+        self._now = now
+        self._file: AnswerFile | None = None
+        self._threads = Threads(f"roster-answers-{name}")
+        self._jobs: deque[tuple[Callable[[AnswerFile], Any], asyncio.Future[Any]]] = deque()
+        self._lock = threading.Lock()
+        self._working = False
+        self._unwritten: OrderedDict[bytes, tuple[Kept, float]] = OrderedDict()
+        self._problem: str | None = None
+        self._hop: Hop | None = None
+
+    async def find(self, scope: str) -> Kept | None:
+        """Return the answer kept for a scope, None if there is none, or none that can be read."""
+        key = self._key(scope)
+        with self._lock:
+            found = self._unwritten.get(key)
+        if found is not None and self._now() - found[1] < self._window:
+            return found[0]
+        try:
+            return await self._on_thread(lambda file: file.find(key))
+        except (OSError, ConfigError, sqlite3.Error) as error:
+            self._trouble("read", error)
+            return None
+
+    async def keep(self, scope: str, kept: Kept) -> bool:
+        """Keep an answer; return whether it is on the disk."""
+        key = self._key(scope)
+        with self._lock:
+            self._unwritten[key] = (kept, self._now())
+            size = sum(len(one.data) for one, _ in self._unwritten.values())
+            while len(self._unwritten) > MAX_UNWRITTEN or size > MAX_UNWRITTEN_BYTES:
+                _, (oldest, _) = self._unwritten.popitem(last=False)
+                size -= len(oldest.data)
+        try:
+            await self._on_thread(self._write_all)
+        except (OSError, ConfigError, sqlite3.Error) as error:
+            self._trouble("write", error)
+            return False
+        if self._problem is not None:
+            self._problem = None
+            logger.info("%s: answers are kept on the disk again", self._node)
+            self._report(None)
+        return True
+
+    async def forget(self, scope: str) -> None:
+        """Remove an answer that should not have been kept."""
+        key = self._key(scope)
+        with self._lock:
+            self._unwritten.pop(key, None)
+        try:
+            await self._on_thread(lambda file: file.forget(key))
+        except (OSError, ConfigError, sqlite3.Error) as error:
+            self._trouble("write", error)
+
+    async def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            try:
+                await self._on_thread(lambda file: file.close())
+            except (OSError, sqlite3.Error) as error:
+                logger.warning("%s: the kept answers could not be closed: %s", self._node, error)
+
+    def _key(self, scope: str) -> bytes:
+        return blake2b(bytes.fromhex(scope), key=self._team, digest_size=16).digest()
+
+    def _write_all(self, file: AnswerFile) -> None:
+        """Write whatever is not written: what came while the thread was busy goes with one commit. On the thread."""
+        with self._lock:
+            waiting = [(key, kept, at) for key, (kept, at) in self._unwritten.items()]
+        if not waiting:
+            return
+        file.keep(waiting)
+        with self._lock:
+            for key, kept, _ in waiting:
+                found = self._unwritten.get(key)
+                if found is not None and found[0] is kept:
+                    del self._unwritten[key]
+
+    def _trouble(self, what: str, error: Exception) -> None:
+        text = f"the kept answers cannot be {'read' if what == 'read' else 'written'}: {error}"
+        if self._problem != text:
+            self._problem = text
+            logger.warning(
+                "%s: %s. Answers are kept in memory: until this is mended a key is good for as long as this process lives",
+                self._node,
+                text,
+            )
+            self._report(text)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    async def _on_thread(self, job: Callable[[AnswerFile], T]) -> T:
+        loop = asyncio.get_running_loop()
+        if self._hop is None:
+            self._hop = Hop(loop)
+        if self._file is None:
+            # Imported here: few nodes ever see a key, and those with another store need nothing else of SQLite's.
+            from roster.store.sqlite.boot import boot_id
+
+            path = state_dir() / "answers" / self._name
+            self._file = AnswerFile(path, window=self._window, boot=boot_id(), now=self._now)
+        if len(self._jobs) >= MAX_JOBS:
+            raise OSError("the disk does not answer, and too much waits for it")
+        future: asyncio.Future[T] = loop.create_future()
+        self._jobs.append((job, future))
+        if not self._working:
+            self._working = True
+            self._threads.submit(self._work, lambda *_: None)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return await future
+        except TimeoutError:
+            raise OSError(f"the disk has not answered within {DEADLINE:g} s") from None
+
+    def _work(self) -> None:
+        """Do one job after the other. On the thread."""
+        assert self._hop is not None  # noqa: S101 - set before the first job
+        assert self._file is not None  # noqa: S101 - set before the first job
+        while self._jobs:
+            job, future = self._jobs.popleft()
+            value, error = None, None
+            if future.done():
+                continue  # nobody waits any more
+            try:
+                try:
+                    value = job(self._file)
+                except sqlite3.DatabaseError as raised:
+                    if type(raised) is not sqlite3.DatabaseError:
+                        raise
+                    self._file.set_aside(raised)
+                    value = job(self._file)
+            except Exception as raised:  # noqa: BLE001 - it is the waiting loop's to hear
+                error = raised
+            if not self._hop.post(_settle, future, value, error):
+                return
+        self._hop.post(self._rested)
+
+    def _rested(self) -> None:
+        self._working = bool(self._jobs)
+        if self._working:
+            self._threads.submit(self._work, lambda *_: None)
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
