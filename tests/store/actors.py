@@ -7,13 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from roster._clock import boottime
-from roster.errors import LeaseLostError, StoreError
+from roster.errors import LeaseLostError, StoreError, StoreUnavailableError
 from roster.store import Lease, Store, open_store
 
 # Imported before the crowd is forked: an engine is imported at its first use, and two hundred imports take their time.
 from roster.store.sqlite import SqliteStore as SqliteStore
+
+T = TypeVar("T")
 
 
 def say(*words: object) -> None:
@@ -41,10 +44,20 @@ async def write(store: Store, prefix: str) -> None:
         number += 1
 
 
+async def persist(action: Callable[[], Awaitable[T]], tries: int = 3) -> T:
+    """Try again while others hold the file: on a machine whose disk is slow just now, two hundred take their time."""
+    for _ in range(tries - 1):
+        try:
+            return await action()
+        except StoreUnavailableError:
+            pass
+    return await action()
+
+
 async def hold(store: Store, key: str, ttl: str, lingering: str = "") -> None:
     """Register a key under a lease and keep it alive."""
-    lease = await store.grant(float(ttl), lingering=bool(lingering))
-    await store.put(key, b"held", lease=lease.id, if_revision=0)
+    lease = await persist(lambda: store.grant(float(ttl), lingering=bool(lingering)))
+    await persist(lambda: store.put(key, b"held", lease=lease.id, if_revision=0))
     say("holds", lease.id)
     await keep(lease)
 

@@ -46,8 +46,14 @@ class Actor:
         """Read lines until a condition holds for all that have come."""
         deadline = time.monotonic() + within
         while not condition(self.lines):
-            line = self._arriving.get(timeout=max(0.0, deadline - time.monotonic()))
-            assert line is not None, f"the process ended; it had said {self.lines[-5:]}"
+            try:
+                line = self._arriving.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                pytest.fail(
+                    f"no more came within {within} s after {len(self.lines)} lines: {self.lines[-3:]}"
+                )
+            assert line is not None, f"the process ended; it had said {self.lines[-3:]}"
+            assert not line.startswith("error"), line
             self.lines.append(line.split())
         return self.lines
 

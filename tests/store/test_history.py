@@ -111,7 +111,7 @@ async def test_the_file_does_not_grow_with_the_number_of_writes(url: str, databa
 async def test_large_values_are_forgotten_by_their_bytes(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roster.store.memory.HISTORY_BYTES", 1_000_000)
+    monkeypatch.setattr("roster.store.space.HISTORY_BYTES", 1_000_000)
     monkeypatch.setattr("roster.store.sqlite.records.HISTORY_BYTES", 1_000_000)
     monkeypatch.setattr("roster.store.sqlite.records.HISTORY_LEAST", 4)
     monkeypatch.setattr("roster.store.sqlite.records._MEASURE_EVERY", 1)

@@ -28,6 +28,10 @@ from roster.store.base import (
 from roster.store.space import LeaseState, Space
 from roster.store.watching import Watch
 
+stand_ins: dict[str, Callable[[], Store]] = {}
+"""What `open_store` makes for `memory://NAME` instead of a client of this engine, by name: see `roster.testing`."""
+
+
 _spaces: dict[str, Space] = {}
 _spaces_lock = threading.Lock()
 

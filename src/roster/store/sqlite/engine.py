@@ -17,8 +17,9 @@ from roster.errors import LeaseLostError, StoreUnavailableError
 from roster.store import limits
 from roster.store.base import MIN_TTL, Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.sqlite.census import lease_name
-from roster.store.sqlite.core import Core, Grant, Shown
+from roster.store.sqlite.core import Core, Shown
 from roster.store.sqlite.holders import Holder
+from roster.store.sqlite.leases import Grant
 from roster.store.sqlite.wakeups import LEASES
 from roster.store.sqlite.warden import Warden
 from roster.store.sqlite.worker import Worker
@@ -78,7 +79,7 @@ class SqliteLease:
         core = self._store.core
         try:
             self._deadline = await self._store.run(
-                lambda: core.renew(self._grant, self._deadline, sent), urgent=True
+                lambda: core.leases.renew(self._grant, self._deadline, sent), urgent=True
             )
         except LeaseLostError:
             self._lost = True
@@ -87,7 +88,7 @@ class SqliteLease:
     async def revoke(self) -> None:
         self._lost = True
         core = self._store.core
-        await self._store.run(lambda: core.revoke(self._grant))
+        await self._store.run(lambda: core.leases.revoke(self._grant))
 
 
 class _Feed:
@@ -240,7 +241,7 @@ class SqliteStore:
         limits.check_ttl(ttl)
         core = self.core
         sent = self.now()
-        grant = await self.run(lambda: core.grant(ttl, lingering, sent))
+        grant = await self.run(lambda: core.leases.grant(ttl, lingering, sent))
         lease = SqliteLease(self, grant)
         self._leases = [one for one in self._leases if not one.lost]
         self._leases.append(lease)
@@ -304,7 +305,7 @@ class SqliteStore:
         if not self._feeds:
             self._stop_listening()
             if self._worker is not None and self._core is not None:
-                self._worker.post(self._core.retire)
+                self._worker.post(self._core.leases.retire)
 
     def _stop_listening(self) -> None:
         source, self._listening_to = self._listening_to, None

@@ -15,7 +15,8 @@ from typing import Protocol, TypeVar
 
 from roster.errors import StoreError
 from roster.store.sqlite.census import lease_name
-from roster.store.sqlite.core import Core, Look
+from roster.store.sqlite.core import Core
+from roster.store.sqlite.leases import Look
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ class Warden:
         loop = asyncio.get_running_loop()
         period = CANDIDATE_PERIOD
         try:
-            came = await self._run(lambda: self._core.examine(EXAMINER_PATIENCE))
+            came = await self._run(lambda: self._core.leases.examine(EXAMINER_PATIENCE))
             if came.examined:
                 period = EXAMINER_PERIOD
             else:
@@ -130,11 +131,11 @@ class Warden:
         self._next_look = float("inf")  # lowered by whoever asks for another look meanwhile
         next_look = loop.time() + RETRY * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         try:
-            look = await self._run(self._core.scan)
+            look = await self._run(self._core.leases.scan)
             names = frozenset(lease_name(*place) for place in look.ended)
             if look.ended:
                 try:
-                    await self._run(lambda: self._core.reap(look.ended))
+                    await self._run(lambda: self._core.leases.reap(look.ended))
                     names = frozenset()
                 except StoreError:
                     pass  # nothing can be written: the watches show the deletes all the same, and we try again
@@ -149,6 +150,7 @@ class Warden:
 
     def _pause(self, look: Look) -> float:
         """Return how long to leave the leases alone after a look."""
-        left = max(0.0, min(look.earliest - self._core.now(), LOOK_AT_LEAST_EVERY * random.uniform(0.7, 1.3)))  # noqa: S311 - jitter
+        longest = LOOK_AT_LEAST_EVERY * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+        left = max(0.0, min(look.earliest - self._core.leases.now(), longest))
         jitter = WATCHER_JITTER if self._watches else HOLDER_JITTER_EACH * look.count
         return left + random.uniform(0, jitter)  # noqa: S311 - jitter
