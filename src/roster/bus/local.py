@@ -46,7 +46,7 @@ from roster.errors import BusUnavailableError, ConfigError
 log = logging.getLogger("roster.bus")
 
 CONNECT_TIMEOUT = 2.0
-CHECK_INTERVAL = 2.0
+CHECK_INTERVAL = 5.0
 MAX_CONNECTIONS = 1024
 CLOSE_SECONDS = 1.0
 _FIRST_RETRY, _LAST_RETRY = 0.001, 0.025

@@ -62,6 +62,7 @@ class Presence:
         self._engine: Engine | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._telling: asyncio.TimerHandle | None = None
+        self._told = 0
         self._shown = "starting"
         self._showing: asyncio.Task[None] | None = None
         self.standstill = Standstill(seconds(ttl, "ROSTER_TTL", DEFAULT_TTL) / 2)
@@ -161,7 +162,9 @@ class Presence:
         self._telling = None
         engine, registration = self._engine, self._registration
         if engine is not None and registration is not None:
-            registration.report(engine.hands.active, engine.hands.capacity, seq=engine.seq)
+            if engine.seq != self._told:
+                self._told = engine.seq
+                registration.report(engine.hands.active, engine.hands.capacity, seq=engine.seq)
             if (
                 self.started
                 and (self._showing is None or self._showing.done())
@@ -238,6 +241,8 @@ class Presence:
 
     def _look_at_loop(self, engine: Engine) -> None:
         now = boottime()
+        if not engine.hands.active and "blocked" not in engine.reasons:
+            return  # nothing hangs on it, and waking two threads in hundreds of idle agents is not free
         if self._pulse_answered >= self._pulse_asked:
             self._pulse_asked = now
             self._pulse(self._on_pulse)

@@ -32,7 +32,7 @@ logger = logging.getLogger("roster.registry")
 
 T = TypeVar("T")
 
-DEREGISTER_TIMEOUT = 5.0
+DEREGISTER_TIMEOUT = 10.0
 
 
 class Registration:
