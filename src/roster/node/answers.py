@@ -46,6 +46,11 @@ _LOCK_SECONDS = 2.0
 _PRUNED_AT_ONCE = 64
 _SCHEMA = 1
 
+# A thread that cannot be started is a RuntimeError.
+_TROUBLES = (OSError, ConfigError, sqlite3.Error, RuntimeError)
+# A registry in memory dies with its process, and so does what belongs to its nodes.
+_PROCESS = os.urandom(8).hex()
+
 T = TypeVar("T")
 
 
@@ -215,7 +220,8 @@ class Answers:
 
     Args:
         node: `namespace/name`; the file is `{state directory}/answers/{namespace}.{name}.db`.
-        team: the registry that the node is in. Two nodes of one name in two registries share the file, and nothing in it.
+        team: called at the first key for the URL of the registry that the node is in. Two nodes of one name in two
+            registries share the file, and nothing in it.
         window: seconds that an answer is kept.
         report: called on the loop with what is wrong, or None when nothing is any more.
         now: the clock that decides.
@@ -225,7 +231,7 @@ class Answers:
         self,
         node: str,
         *,
-        team: str,
+        team: Callable[[], str],
         window: float,
         report: Callable[[str | None], object],
         now: Callable[[], float] = boottime,
@@ -233,7 +239,8 @@ class Answers:
         namespace, _, name = node.partition("/")
         self._name = f"{namespace}.{name}.db"
         self._node = node
-        self._team = blake2b(team.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        self._team = team
+        self._team_key = b""
         self._window = window
         self._report = report
         self._now = now
@@ -255,7 +262,7 @@ class Answers:
             return found[0]
         try:
             return await self._on_thread(lambda file: file.find(key))
-        except (OSError, ConfigError, sqlite3.Error) as error:
+        except _TROUBLES as error:
             self._trouble("read", error)
             return None
 
@@ -270,7 +277,7 @@ class Answers:
                 size -= len(oldest.data)
         try:
             await self._on_thread(self._write_all)
-        except (OSError, ConfigError, sqlite3.Error) as error:
+        except _TROUBLES as error:
             self._trouble("write", error)
             return False
         if self._problem is not None:
@@ -286,7 +293,7 @@ class Answers:
             self._unwritten.pop(key, None)
         try:
             await self._on_thread(lambda file: file.forget(key))
-        except (OSError, ConfigError, sqlite3.Error) as error:
+        except _TROUBLES as error:
             self._trouble("write", error)
 
     async def close(self) -> None:
@@ -298,7 +305,12 @@ class Answers:
                 logger.warning("%s: the kept answers could not be closed: %s", self._node, error)
 
     def _key(self, scope: str) -> bytes:
-        return blake2b(bytes.fromhex(scope), key=self._team, digest_size=16).digest()
+        if not self._team_key:
+            team = self._team()
+            if team.startswith("memory:"):
+                team += _PROCESS
+            self._team_key = blake2b(team.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        return blake2b(bytes.fromhex(scope), key=self._team_key, digest_size=16).digest()
 
     def _write_all(self, file: AnswerFile) -> None:
         """Write whatever is not written: what came while the thread was busy goes with one commit. On the thread."""

@@ -113,6 +113,10 @@ class Context:
         """
         self._say({**(data or {}), **fields})
 
+    def extend(self, deadline: float | None) -> None:
+        """Move the deadline; used by the node when another caller waits for the same work."""
+        self._deadline = deadline
+
     def cancel(self, why: str) -> None:
         """Mark the work as stopped; used by the node."""
         self._cancelled = True

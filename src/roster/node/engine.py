@@ -22,9 +22,11 @@ from roster.errors import (
     MessageError,
     RemoteError,
 )
+from roster.node.answers import Answers
 from roster.node.context import Context
 from roster.node.handlers import Handler
 from roster.node.hands import Hands, Stage, Work
+from roster.node.keyed import Entry, Keyed
 from roster.node.standstill import SHORT
 
 logger = logging.getLogger("roster.node")
@@ -44,6 +46,7 @@ class Engine:
         stop_running: called on the I/O loop when running work should stop.
         changed: called on the I/O loop whenever the load, or whether work is taken, has changed.
         control: called for control signals that the engine does not serve itself; returns whether it took the message.
+        answers: what is kept of commands with an idempotency key; without it a key means nothing here.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Engine:
         control: Callable[[Delivery], bool],
         bus_hop: Hop,
         look: Callable[[], int] = lambda: 0,
+        answers: Answers | None = None,
     ) -> None:
         self.key = key
         self.source = f"/{key}"
@@ -73,6 +77,7 @@ class Engine:
         self._control = control
         self._hop = bus_hop
         self._look = look
+        self._keyed = None if answers is None else Keyed(self, answers)
         self._bus: Bus | None = None
         self._consumer: Consumer | None = None
         self._closed_for: dict[str, str] = {"starting": "is starting"}
@@ -98,6 +103,8 @@ class Engine:
         if self._consumer is not None:
             self._consumer.flush()
             await self._consumer.close()
+        if self._keyed is not None:
+            await self._keyed.close()
 
     @property
     def healthy(self) -> bool:
@@ -163,6 +170,8 @@ class Engine:
             self._stop_running(work, why)
             if lost:
                 error = DeliveryError(why, code=Code.UNAVAILABLE, outcome="unknown", retryable=True)
+                if work.entry is not None:
+                    work.entry.lost = True
             else:
                 error = CallCancelledError(why, outcome="unknown")
         self.finish(work, Message.error_for(work.message, error, source=self.source))
@@ -205,13 +214,23 @@ class Engine:
             logger.debug("%s: ignored a message of kind %s", self.key, message.kind)
 
     def _on_command(self, delivery: Delivery) -> None:
+        if delivery.message.key and self._keyed is not None:
+            self._keyed.arrive(delivery)
+        else:
+            self.admit(delivery)
+
+    def admit(self, delivery: Delivery, entry: Entry | None = None) -> Work | None:
+        """Take a command in, or refuse it and return None.
+
+        Args:
+            entry: of its idempotency key; then the deadline is looked after there.
+        """
         message = delivery.message
         try:
             work = self._accept(delivery)
         except CallError as error:
-            self.refused += 1
-            self._answer(delivery, Message.error_for(message, error, source=self.source))
-            return
+            self.refuse(delivery, error)
+            return None
         if delivery.lag >= SHORT:
             # It lay unread while we stood still; so may its revocation.
             self._hold({delivery.sender})
@@ -222,10 +241,35 @@ class Engine:
         self.seq += 1
         self._idle.clear()
         delivery.on_cancel = lambda: self._on_cancel(work)
-        if message.timeout is not None:
+        if entry is not None and self._keyed is not None:
+            work.entry = entry
+            self._keyed.taken(entry, work)
+        elif message.timeout is not None:
             work.timer = asyncio.get_running_loop().call_later(message.timeout, self._expire, work)
         self._start_next()
         self._changed()
+        return work
+
+    def refuse(self, delivery: Delivery, error: CallError) -> None:
+        """Answer a command that was not taken in."""
+        self.refused += 1
+        self.answer_error(delivery, error)
+
+    def answer_error(self, delivery: Delivery, error: CallError) -> None:
+        """Answer a delivery with an error."""
+        self.answer(delivery, Message.error_for(delivery.message, error, source=self.source))
+
+    def check_addressee(self, message: Message) -> None:
+        """Raise if a command is meant for another incarnation.
+
+        Raises:
+            DeliveryError: it is.
+        """
+        if message.uid and message.uid != self.uid:
+            raise _refusal(
+                f"{self.key} is another incarnation than the one this command is meant for",
+                Code.FAILED_PRECONDITION,
+            )
 
     def _accept(self, delivery: Delivery) -> Work:
         """Make work of a command, or raise why not. Nothing here has side effects: refused means not started."""
@@ -237,11 +281,7 @@ class Engine:
                 code=Code.INVALID_ARGUMENT,
                 outcome="refused",
             )
-        if message.uid and message.uid != self.uid:
-            raise _refusal(
-                f"{self.key} is another incarnation than the one this command is meant for",
-                Code.FAILED_PRECONDITION,
-            )
+        self.check_addressee(message)
         if self._closed_for:
             raise _refusal(f"{self.key} {next(iter(self._closed_for.values()))}", Code.UNAVAILABLE)
         handler = self._handlers.get(action)
@@ -321,7 +361,15 @@ class Engine:
     def _begin(self, batch: list[Work]) -> None:
         alive = [work for work in batch if work.stage is Stage.RUNNING]
         if alive:
+            for work in alive:
+                if work.entry is not None:
+                    work.entry.begun = True
             self._run(alive)
+
+    def flush(self) -> None:
+        """Push out the notice that work has begun, to one who joined it late."""
+        if self._consumer is not None:
+            self._consumer.flush()
 
     def _on_cancel(self, work: Work) -> None:
         if work.stage is Stage.DONE:
@@ -361,13 +409,21 @@ class Engine:
             work.timer.cancel()
         work.delivery.on_cancel = None
         self.answered += 1
-        self._answer(work.delivery, answer)
+        self.answer(work.delivery, answer)
+        if work.entry is not None and self._keyed is not None:
+            self._keyed.finished(work.entry)
         self._start_next()
         if self.hands.empty:
             self._idle.set()
         self._changed()
 
-    def _answer(self, delivery: Delivery, answer: Message) -> None:
+    def ended(self, work: Work, answer: Message | None) -> None:
+        """A handler has come to its end with a command that has a key; None: it was never called. I/O loop only."""
+        if self._keyed is not None:
+            self._keyed.ended(work, answer)
+
+    def answer(self, delivery: Delivery, answer: Message) -> None:
+        """Answer a delivery; the load rides along."""
         answer.load = self.load(delivery.sender)
         try:
             delivery.reply(answer)
@@ -399,6 +455,8 @@ class Engine:
             )
         elif signal == "revoke":
             self._revoke(delivery)
+        elif signal == "recall" and self._keyed is not None:
+            self._keyed.recall(delivery)
         elif not isinstance(signal, str) or not self._control(delivery):
             self.deny(
                 delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED
@@ -419,11 +477,11 @@ class Engine:
 
     def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
         """Answer a control message with what was done."""
-        self._answer(delivery, Message.result_for(delivery.message, dict(result), source=self.source))
+        self.answer(delivery, Message.result_for(delivery.message, dict(result), source=self.source))
 
     def deny(self, delivery: Delivery, text: str, code: Code) -> None:
         """Answer a control message that could not be served."""
-        self._answer(
+        self.answer(
             delivery,
             Message.error_for(
                 delivery.message, RemoteError(text, code=code, outcome="refused"), source=self.source

@@ -8,13 +8,16 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from roster.bus import Message
 from roster.bus.base import Delivery
 from roster.bus.context import Handling
 from roster.node.context import Context
 from roster.node.handlers import Handler
+
+if TYPE_CHECKING:
+    from roster.node.keyed import Entry
 
 
 class Stage(Enum):
@@ -41,6 +44,7 @@ class Work:
     solo: bool = False
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[Any] | None = None
+    entry: Entry | None = None  # of its idempotency key
 
 
 @dataclass(slots=True)

@@ -17,7 +17,9 @@ from roster._loops import Hop, LoopThread, on_wake
 from roster.bus import Load, Message
 from roster.bus.base import Delivery
 from roster.bus.context import current_command
+from roster.bus.keys import answers_window as answers_window_of
 from roster.errors import CallError, Code, NodeError, RosterError
+from roster.node.answers import Answers
 from roster.node.checks import Check, Finding, keep_looking
 from roster.node.context import Context, enter
 from roster.node.engine import Engine, error_of
@@ -49,9 +51,12 @@ class Node:
         ttl: seconds that the registration outlives the last keep-alive; without it `ROSTER_TTL`, else 30.
         grace: seconds that running work has to finish when the node stops.
         takeover: replace a live node of the same name.
+        answers_window: seconds that the answers to calls with an idempotency key are kept; without it
+            `ROSTER_ANSWERS_WINDOW`, else 3600.
 
     Raises:
         DocumentError: the passport is wrong.
+        ConfigError: the window is no number of seconds.
 
     Example:
         >>> node = Node.load("node_passport.yaml")
@@ -70,6 +75,7 @@ class Node:
         ttl: float | None = None,
         grace: float = GRACE,
         takeover: bool = False,
+        answers_window: float | None = None,
     ) -> None:
         if isinstance(passport, NodePassport):
             self.passport = passport
@@ -82,6 +88,7 @@ class Node:
         self._bus_url = bus_url
         self._ttl = ttl
         self._takeover = takeover
+        self._answers_window = answers_window_of(answers_window)
         self._functions: dict[str, Callable[..., Any]] = {}
         self._signals: dict[str, Signal] = {}
         self._checks: list[Check] = []
@@ -354,6 +361,12 @@ class Node:
             control=self._on_control,
             bus_hop=io_hop,
             look=presence.standstill.look,
+            answers=Answers(
+                self.key,
+                team=lambda: presence.registry_url,
+                window=self._answers_window,
+                report=lambda problem: _show_answers(presence, problem),
+            ),
         )
         self._engine, self._presence = engine, presence
         await presence.start(engine, [(check.capability, finding) for check, finding in found])
@@ -482,6 +495,8 @@ class Node:
 
     def _begin(self, work: Work) -> None:
         if work.stage is not Stage.RUNNING:  # taken back on the way
+            if work.entry is not None and self._engine is not None:
+                self._io_hop.post(self._engine.ended, work, None)
             return
         assert self._loop is not None  # noqa: S101 - this runs on it
         task = self._loop.create_task(self._handle(work))
@@ -518,7 +533,7 @@ class Node:
     def _ended(self, work: Work, value: Any, raised: BaseException | None) -> None:
         """Bring the end of a handler to the I/O loop. Any thread."""
         engine = self._engine
-        if engine is None or work.stage is Stage.DONE:
+        if engine is None or (work.stage is Stage.DONE and work.entry is None):
             return
         try:
             if raised is None:
@@ -529,7 +544,7 @@ class Node:
                 )
         except CallError as error:
             answer = Message.error_for(work.message, error, source=engine.source)
-        self._io_hop.post(engine.finish, work, answer)
+        self._io_hop.post(engine.finish if work.entry is None else engine.ended, work, answer)
 
     def _stop_running(self, work: Work, why: str) -> None:
         """Stop a handler: cancel its task, or tell its thread, which looks when it calls `check`. I/O loop."""
@@ -629,6 +644,15 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
 
-_OWN_SIGNALS = frozenset({"ping", "pause", "resume", "drain", "undrain", "stop", "shutdown"})
+def _show_answers(presence: Presence, problem: str | None) -> None:
+    if problem is None:
+        presence.set_condition("AnswersKept", "True")
+    else:
+        presence.set_condition("AnswersKept", "False", "CannotWrite", problem[:1000])
+
+
+_OWN_SIGNALS = frozenset(
+    {"ping", "revoke", "recall", "pause", "resume", "drain", "undrain", "stop", "shutdown"}
+)
 
 __all__ = ["Context", "Node"]

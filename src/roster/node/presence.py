@@ -80,6 +80,11 @@ class Presence:
             return "draining"
         return "busy" if engine.hands.active >= engine.hands.capacity else "ready"
 
+    @property
+    def registry_url(self) -> str:
+        """The registry that the node is in, without secrets; empty before `start`."""
+        return "" if self._registry is None else self._registry.store.url
+
     async def start(self, engine: Engine, findings: Sequence[tuple[str, Finding]] = ()) -> None:
         """Register, serve the queue, then say `ready`: whoever finds the node can reach it.
 
