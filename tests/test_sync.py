@@ -330,6 +330,9 @@ def test_a_node_serves_in_the_background_of_its_block(urls: Urls) -> None:
             node.set_condition("Warm", "True", "Loaded")
             node.update(labels={"tier": "a"})
             wait_for(lambda: orchestrator.registry.find(selector="tier=a"))
+            assert node.occupy(2).active == 2
+            with pytest.raises(roster.RosterError, match="runs already"):
+                node.connect_to(*urls)
             assert node.passport.labels == {"tier": "a"}
             assert node.uid == orchestrator.registry.get("writer-001").uid
         assert node.state == "offline"

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from roster._loops import LoopThread
-from roster.bus import Message
+from roster.bus import Load, Message
 from roster.bus.mindbus import Answer as AsyncAnswer
 from roster.bus.mindbus import Events as AsyncEvents
 from roster.bus.mindbus import MindBus as AsyncMindBus
@@ -590,6 +590,10 @@ class Node:
         """Show a condition in the node's status. See `roster.Node.set_condition`."""
         self._inner.set_condition(type, status, reason, message)
 
+    def connect_to(self, registry_url: str | None, bus_url: str | None) -> None:
+        """Use another registry and bus than those that it was made with. See `roster.Node.connect_to`."""
+        self._inner.connect_to(registry_url, bus_url)
+
     def shutdown(self) -> None:
         """Have `run` end in good order. See `roster.Node.shutdown`."""
         self._inner.shutdown()
@@ -605,6 +609,10 @@ class Node:
     ) -> None:
         """Change labels or annotations of the registered passport while it serves. See `roster.Node.update`."""
         _portal().run(self._inner.update(labels=labels, annotations=annotations))
+
+    def occupy(self, tasks: int) -> Load:
+        """Count so many tasks as running beside the commands, and return the load. See `roster.Node.occupy`."""
+        return _portal().run(self._inner.occupy(tasks))
 
     def start(self) -> None:
         """Register and begin to serve, in the background. See `roster.Node.start`."""
