@@ -438,8 +438,9 @@ def test_a_callback_that_calls_back_is_told_instead_of_hanging(memory_urls: Urls
 def test_a_forked_child_is_told_to_connect_anew_and_can(tmp_path: Path) -> None:
     ended = script(
         """
-        import os
+        import os, warnings
         from roster.sync import Registry, RosterError
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside a thread
         parents = Registry.connect()
         with parents.register({"apiVersion": "ai-team.dev/v1", "kind": "NodePassport",
                                "metadata": {"name": "a"}, "spec": {}}):

@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,7 +132,8 @@ class Tour:
         assert done.returncode == 0 or "error:" in shown or ": expected" in shown, f"{block}: {command[-1]}"
 
     def _background(self, block: Block, command: list[str]) -> None:
-        before = self._ready()
+        registry = Registry.connect(f"sqlite://{self.state}/registry.db")
+        before = {node.uid for node in registry.find()}
         job = subprocess.Popen(
             command,
             cwd=self.directory,
@@ -142,13 +144,12 @@ class Tour:
         )
         self.jobs.append(job)
         until = time.monotonic() + DEADLINE
-        while not self._ready() - before:
-            assert job.poll() is None, f"{block}: {shlex.join(command)} ended: {job.communicate()[1]}"
-            assert time.monotonic() < until, f"{block}: {shlex.join(command)} is not ready"
-
-    def _ready(self) -> set[str]:
-        with Registry.connect(f"sqlite://{self.state}/registry.db") as registry:
-            return {node.uid for node in registry.find(healthy=True)}
+        pause = threading.Event()
+        with registry:
+            while not {node.uid for node in registry.find(healthy=True)} - before:
+                assert job.poll() is None, f"{block}: {shlex.join(command)} ended: {job.communicate()[1]}"
+                assert time.monotonic() < until, f"{block}: {shlex.join(command)} is not ready"
+                pause.wait(0.01)
 
     def end(self) -> None:
         """End what is still running."""
