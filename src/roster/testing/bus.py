@@ -44,7 +44,7 @@ class QueueFaults:
         self._ledger = ledger
         self._client: FaultyBus | None = None
         self._in: deque[Callable[[], None]] = deque()
-        self._out: deque[Callable[[], None]] = deque()
+        self._out: deque[tuple[bool, Callable[[], None]]] = deque()
 
     # -- on the loop of the node ----------------------------------------------------------------------------------
 
@@ -77,17 +77,23 @@ class QueueFaults:
 
     def leave(self, say: Callable[[], None], *, answer: bool) -> None:
         """Let something that the node says out, now or when it is released."""
-        if self.silent or (answer and self.held) or self._out:
-            self._out.append(say)
+        if self.silent or (answer and (self.held or self._out)):
+            self._out.append((answer, say))
         else:
             say()
 
     def _drain(self) -> None:
         while not self.silent and self._in:
             self._in.popleft()()
-        while not self.silent and not self.held and self._out:
+        if self.silent:
+            return
+        waiting, self._out = self._out, deque()
+        for answer, say in waiting:
+            if answer and self.held:
+                self._out.append((answer, say))
+                continue
             try:
-                self._out.popleft()()
+                say()
             except MessageError as error:
                 logger.error("%s: a held answer could not be sent: %s", self.node, error)
 
