@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from hashlib import blake2b
 from typing import Any
 
 from roster.passport import schema
@@ -145,6 +146,12 @@ class Capability:
         made = schema.digest(self._data.get("input_schema"), self._data.get("output_schema"))
         object.__setattr__(self, "_digest", made)
         return made
+
+    @property
+    def spelling(self) -> bytes:
+        """16 bytes that are equal for contracts written alike: cheap, and where they differ `digest` has the last word."""
+        written = repr((self._data.get("input_schema"), self._data.get("output_schema")))
+        return blake2b(written.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as the passport has it, unknown fields included (a copy)."""

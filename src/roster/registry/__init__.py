@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roster.registry.contracts import Mismatch
 from roster.registry.events import EventType, NodeEvent
 from roster.registry.holder import Holder
 from roster.registry.informer import Informer
@@ -20,6 +21,7 @@ __all__ = [
     "EventWatch",
     "Holder",
     "Informer",
+    "Mismatch",
     "NodeEvent",
     "NodeRecord",
     "NodeStatus",

@@ -16,7 +16,7 @@ from roster.registry.facts import Facts, Sharing, read_facts
 from roster.registry.index import Index
 from roster.registry.keys import NODES, STATUS, split
 from roster.registry.record import NodeRecord
-from roster.registry.status import HEALTHY_STATES, LIVE_STATES, NodeStatus
+from roster.registry.status import HEALTHY_STATES, LIVE_STATES, Condition, NodeStatus
 from roster.store.base import Change, Entry
 
 logger = logging.getLogger("roster.registry")
@@ -336,6 +336,8 @@ class Catalog:
 
     def _judge(self, vanished: set[str], events: list[NodeEvent]) -> None:
         """Decide about nodes whose lease ended: `offline`, or `unknown` while the store itself is suspect."""
+        # Whoever lost its lease and was then removed, both within one batch, is gone for good.
+        vanished &= self._nodes.keys()
         if not vanished:
             return
         now = self._now()
@@ -448,6 +450,12 @@ class Catalog:
             return None
         then = datetime.now(UTC) - timedelta(seconds=self._fresh())
         return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def conditions_of(self, record: NodeRecord) -> tuple[Condition, ...]:
+        """Return the conditions that comparing nodes gives one of them; none for a record that is superseded."""
+        if record.state == "offline" or self.index.by_key.get(record.key) is not record:
+            return ()
+        return self.index.contracts.conditions(record)
 
     @property
     def healthy(self) -> int:

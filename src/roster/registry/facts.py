@@ -24,7 +24,7 @@ class Sharing:
     """Hands out one read-only mapping for equal contents: ten thousand writers have one set of labels."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[tuple[str, str | None], ...], Mapping[str, Any]] = {}
+        self._shared: dict[tuple[tuple[str, str | bytes | None], ...], Mapping[str, Any]] = {}
 
     def share(self, items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
         """Return the mapping of these pairs, the same object each time."""
@@ -58,6 +58,7 @@ class Facts:
         raw: the document's bytes as stored.
         revision: the store's revision that wrote it.
         lease: the lease it is bound to, or None.
+        spellings: capability -> how its contract is written (`Capability.spelling`); shared, read-only.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class Facts:
         "queue",
         "raw",
         "revision",
+        "spellings",
         "state",
         "type",
         "uid",
@@ -87,6 +89,9 @@ class Facts:
         self.labels: Mapping[str, str] = sharing.share(tuple(passport.labels.items()))
         self.capabilities: Mapping[str, str | None] = sharing.share(
             tuple((capability.name, capability.version) for capability in passport.capabilities)
+        )
+        self.spellings: Mapping[str, bytes] = sharing.share(
+            tuple((capability.name, capability.spelling) for capability in passport.capabilities)
         )
         self.type: str = intern(passport.type)
         self.version: str | None = None if version is None else intern(version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from roster.registry.contracts import Contracts
 from roster.registry.record import NodeRecord
 
 
@@ -22,6 +23,7 @@ class Index:
 
     def __init__(self) -> None:
         self.by_key: dict[str, NodeRecord] = {}
+        self.contracts = Contracts(lambda capability: self.by_capability(capability).values())
         self._by_capability: dict[str, dict[str, NodeRecord]] = {}
         self._by_namespace: dict[str, dict[str, NodeRecord]] = {}
         self._by_queue: dict[str, tuple[NodeRecord, ...]] = {}
@@ -36,6 +38,7 @@ class Index:
         old = self.by_key.get(key)
         if old is not None:
             self._forget(old, record)
+        self.contracts.replace(old, record)
         self.by_key[key] = record
         for name in record.capabilities:
             found = self._by_capability.get(name)
@@ -57,8 +60,10 @@ class Index:
 
     def remove(self, record: NodeRecord) -> None:
         """Take the record with this key out."""
-        if self.by_key.pop(record.key, None) is not None:
+        old = self.by_key.pop(record.key, None)
+        if old is not None:
             self._forget(record, None)
+            self.contracts.replace(old, None)
 
     def by_capability(self, name: str) -> Mapping[str, NodeRecord]:
         """Return the nodes that offer a capability now, by key. It is the index itself: do not keep it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from roster._clock import utc_now
 from roster.passport import NodePassport, Selector
 from roster.registry.keys import status_key
-from roster.registry.status import HEALTHY_STATES, NodeStatus
+from roster.registry.status import HEALTHY_STATES, Condition, NodeStatus
 
 if TYPE_CHECKING:
     from roster.registry.catalog import Catalog
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 )  # 13 KB a passport: at most 4 MB, and a loop over the same few nodes decodes each once
 def _passport(raw: bytes) -> NodePassport:
     return NodePassport.from_stored(raw)
+
+
+MISMATCH = "ContractMismatch"
 
 
 class NodeRecord(Mapping[str, Any]):
@@ -142,6 +145,11 @@ class NodeRecord(Mapping[str, Any]):
         return self._facts.revision
 
     @property
+    def spellings(self) -> Mapping[str, bytes]:
+        """How the contract of each declared capability is written, see `Capability.spelling`: for comparing many nodes."""
+        return self._facts.spellings
+
+    @property
     def passport(self) -> NodePassport:
         """The whole passport."""
         return _passport(self._facts.raw)
@@ -152,6 +160,21 @@ class NodeRecord(Mapping[str, Any]):
         if self._status_raw is None:
             return None
         return NodeStatus.decode(self._status_raw, status_key(self.namespace, self.name))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What is worth knowing about it: what it said itself, and what its readers see by comparing nodes.
+
+        The latter is `ContractMismatch`: another node that is not offline declares the same version of the same
+        capability with other schemas. No node can say that of itself, so what one says is passed over. A record that
+        has been superseded keeps only what the node said.
+        """
+        return self._conditions(self.status)
+
+    def _conditions(self, status: NodeStatus | None) -> tuple[Condition, ...]:
+        said = status.conditions if status is not None else ()
+        found = self._home.conditions_of(self) if self._home is not None else ()
+        return (*(condition for condition in said if condition.type != MISMATCH), *found)
 
     @property
     def registered_at(self) -> str | None:
@@ -205,11 +228,17 @@ class NodeRecord(Mapping[str, Any]):
         merged["state"] = self.state
         merged["active_tasks"] = self.active_tasks
         status = self.status
-        if status is not None:
-            if status.conditions:
-                merged["conditions"] = [condition.to_dict() for condition in status.conditions]
-            if status.registered_at:
-                merged["registered_at"] = status.registered_at
+        if status is not None and status.registered_at:
+            merged["registered_at"] = status.registered_at
+        conditions: list[Any] = [condition.to_dict() for condition in self._conditions(status)]
+        if (status is None or not status.conditions) and isinstance(merged.get("conditions"), list):
+            # What a founding-style document says of itself.
+            own = merged["conditions"]
+            conditions = [*(one for one in own if _type_of(one) != MISMATCH), *conditions]
+        if conditions:
+            merged["conditions"] = conditions
+        else:
+            merged.pop("conditions", None)
         if seen := self.last_seen:
             merged["last_heartbeat"] = seen
         document["status"] = merged
@@ -238,6 +267,10 @@ class NodeRecord(Mapping[str, Any]):
     def _said(self, field: str) -> str | None:
         value = (self.passport.get("status") or {}).get(field)
         return value if isinstance(value, str) else None
+
+
+def _type_of(condition: object) -> object:
+    return condition.get("type") if isinstance(condition, Mapping) else None
 
 
 def seconds_since(text: str | None) -> float | None:

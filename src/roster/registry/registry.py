@@ -12,6 +12,7 @@ from roster._clock import boottime, utc_now
 from roster.errors import NodeNotFoundError, RegistryError, StoreError, StoreUnavailableError
 from roster.passport import NodePassport, Selector, VersionRange
 from roster.registry.admin import delete_node, identity, prune_nodes, set_mark
+from roster.registry.contracts import Mismatch
 from roster.registry.events import NodeEvent
 from roster.registry.informer import Informer
 from roster.registry.keys import node_key
@@ -279,6 +280,11 @@ class Registry:
         """Return a summary of each capability, by name. Decodes every passport: for people."""
         await self.synced()
         return summarize(self.informer.catalog.index.capabilities, namespace)
+
+    async def mismatches(self) -> list[Mismatch]:
+        """Return each version of a capability that nodes (in any namespace, not offline) declare with different schemas."""
+        await self.synced()
+        return list(self.informer.catalog.index.contracts.mismatches())
 
     def watch(
         self,

@@ -31,7 +31,7 @@ class Condition:
         status: `True`, `False` or `Unknown`.
         reason: one CamelCase word for machines.
         message: a sentence for people.
-        since: RFC 3339 UTC time of the last change of `status`, for people.
+        since: RFC 3339 UTC time of the last change of `status`, for people; empty where nobody noted it.
     """
 
     type: str
@@ -42,13 +42,15 @@ class Condition:
 
     def to_dict(self) -> dict[str, str]:
         """Return it as Kubernetes spells it, for documents."""
-        return {
+        said = {
             "type": self.type,
             "status": self.status,
             "reason": self.reason,
             "message": self.message,
-            "lastTransitionTime": self.since,
         }
+        if self.since:
+            said["lastTransitionTime"] = self.since
+        return said
 
 
 @dataclass(frozen=True, slots=True)

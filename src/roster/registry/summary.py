@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from roster.errors import DocumentError
+from roster.registry.contracts import contract_digest
 from roster.registry.record import NodeRecord
 
 
@@ -19,8 +19,9 @@ class CapabilitySummary:
             neither has one).
         nodes: how many nodes offer it, in whatever state.
         healthy: how many of them are ready or busy.
-        contracts: for each version, how many nodes have each digest of input and output schema. More than
-            one digest in a version means that two nodes disagree about what the capability takes or gives.
+        contracts: for each version, how many nodes that are not offline have each digest of input and output
+            schema. More than one digest in a version means that two nodes disagree about what the capability
+            takes or gives.
     """
 
     name: str
@@ -50,17 +51,9 @@ def summarize(
             version = record.capabilities.get(name)
             versions[version] = versions.get(version, 0) + 1
             digests = contracts.setdefault(version, {})
-            digest = contract_digest(record, name)
-            digests[digest] = digests.get(digest, 0) + 1
+            if record.state != "offline":
+                digest = contract_digest(record, name)
+                digests[digest] = digests.get(digest, 0) + 1
         healthy = sum(record.healthy for record in records)
         out.append(CapabilitySummary(name, versions, len(records), healthy, contracts))
     return out
-
-
-def contract_digest(record: NodeRecord, capability: str) -> str:
-    """Return the digest of what a capability takes and gives; `unreadable` if its schemas cannot be read."""
-    declared = record.passport.capability(capability)
-    try:
-        return declared.digest if declared is not None else "unreadable"
-    except DocumentError:
-        return "unreadable"
