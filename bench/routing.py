@@ -43,6 +43,7 @@ class Node:
     capabilities: Mapping[str, str | None] = field(
         default_factory=lambda: {CAPABILITY: None, "edit_text": None}
     )
+    withdrawn: tuple[str, ...] = ()
 
     @property
     def mindbus_queue(self) -> str:

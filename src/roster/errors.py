@@ -258,12 +258,21 @@ class CallError(RosterError):
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """Why one node that has the capability was not chosen: exactly one reason a node."""
+    """Why one node that has the capability was not chosen, or might be: exactly one reason a node.
+
+    Attributes:
+        node: `namespace/name`.
+        reason: for people, one clause.
+        state: its state, empty where it does not matter.
+        load: its tasks by its capacity, None where it does not matter.
+        candidate: whether it could be chosen: true only in what `explain` returns.
+    """
 
     node: str
     reason: str
     state: str = ""
     load: float | None = None
+    candidate: bool = False
 
 
 def _with_table(message: str, rows: Sequence[PassedOver]) -> str:

@@ -333,6 +333,7 @@ class Registry(_Facade[AsyncRegistry]):
     find = _waiting(AsyncRegistry.find)
     get = _waiting(AsyncRegistry.get)
     capabilities = _waiting(AsyncRegistry.capabilities)
+    mismatches = _waiting(AsyncRegistry.mismatches)
     watch = _iterating(AsyncRegistry.watch)
     synced = _waiting(AsyncRegistry.synced)
     drain = _waiting(AsyncRegistry.drain)

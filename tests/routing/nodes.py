@@ -24,6 +24,7 @@ class FakeNode:
     seq: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
     capabilities: Mapping[str, str | None] = field(default_factory=lambda: {WRITE: "1.0.0"})
+    withdrawn: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -342,3 +342,22 @@ def test_versions_without_end_do_not_fill_the_memory() -> None:
 def test_an_unknown_strategy_is_said_with_those_there_are(wrong: Callable[[], object]) -> None:
     with pytest.raises(ConfigError, match="'best': choose one of least_loaded, round_robin, random, sticky"):
         wrong()
+
+
+def test_a_withdrawn_capability_is_a_reason_and_goes_when_it_is_offered_again() -> None:
+    router = Router()
+    node = FakeNode("a")
+    router.update(node.with_(capabilities={}, withdrawn=(WRITE,)))
+
+    (row,) = router.explain(WRITE)
+    assert (row.node, row.reason, row.candidate) == ("default/a", "capability withdrawn at present", False)
+    with pytest.raises(NoCapableNodesError, match="withdrawn at present"):
+        router.pick(WRITE)
+
+    router.update(node)
+    (row,) = router.explain(WRITE)
+    assert (row.reason, row.candidate) == ("candidate: 0 of 3 tasks", True)
+
+    router.update(node.with_(capabilities={}, withdrawn=(WRITE,)))
+    router.remove("default/a")
+    assert router.explain(WRITE) == []

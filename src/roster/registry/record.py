@@ -47,6 +47,7 @@ class NodeRecord(Mapping[str, Any]):
         labels: read-only, shared between nodes with equal ones.
         capabilities: what it offers now, name -> version (the node's own version where the capability names
             none).
+        withdrawn: capabilities of its passport that it does not offer now.
         mindbus_queue: where its commands go.
         revision: the newest store revision that this record shows.
     """
@@ -67,6 +68,7 @@ class NodeRecord(Mapping[str, Any]):
         "seq",
         "state",
         "uid",
+        "withdrawn",
     )
 
     def __init__(
@@ -94,6 +96,11 @@ class NodeRecord(Mapping[str, Any]):
         self.seq = 0 if status is None else status.seq
         self.labels: Mapping[str, str] = facts.labels
         self.capabilities = capabilities
+        self.withdrawn: tuple[str, ...] = (
+            ()
+            if capabilities is facts.capabilities
+            else tuple(name for name in facts.capabilities if name not in capabilities)
+        )
         self.mindbus_queue = facts.queue
         self.revision = revision
 

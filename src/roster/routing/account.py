@@ -23,6 +23,7 @@ class Routable(Protocol):
         seq: the node's counter at that status; 0 for a node that has none.
         labels: its labels.
         capabilities: each capability's name and version.
+        withdrawn: capabilities that it has and does not offer at present.
         mindbus_queue: where its commands go.
     """
 
@@ -46,6 +47,8 @@ class Routable(Protocol):
     def labels(self) -> Mapping[str, str]: ...
     @property
     def capabilities(self) -> Mapping[str, str | None]: ...
+    @property
+    def withdrawn(self) -> tuple[str, ...]: ...
     @property
     def mindbus_queue(self) -> str: ...
     def matches(self, selector: Selector) -> bool:

@@ -132,6 +132,7 @@ class Pools:
         self._strategy = strategy
         self._limit = max(1, limit)
         self._capable: dict[str, dict[str, Account]] = {}
+        self._withheld: dict[str, dict[str, Account]] = {}
         self._pools: OrderedDict[Question, Pool] = OrderedDict()
         self._by_capability: dict[str, list[Pool]] = {}
         self._recent: Pool | None = None
@@ -139,6 +140,10 @@ class Pools:
     def capable(self, capability: str) -> Mapping[str, Account]:
         """Return every node that has the capability, in any version, by key."""
         return self._capable.get(capability, {})
+
+    def withheld(self, capability: str) -> Mapping[str, Account]:
+        """Return every node that has the capability and does not offer it at present, by key."""
+        return self._withheld.get(capability, {})
 
     def pool(self, question: Question) -> Pool:
         """Return the pool for a question; the first time, every node with the capability is looked at."""
@@ -157,7 +162,18 @@ class Pools:
             self._capable.setdefault(capability, {})[key] = account
             for pool in self._by_capability.get(capability, ()):
                 pool.admit(account)
+        for capability in account.node.withdrawn:
+            self._withheld.setdefault(capability, {})[key] = account
         account.place()
+
+    def forget_withheld(self, account: Account) -> None:
+        """Take a node out from under the capabilities that it does not offer."""
+        for capability in account.node.withdrawn:
+            holders = self._withheld.get(capability)
+            if holders is not None:
+                holders.pop(account.node.key, None)
+                if not holders:
+                    del self._withheld[capability]
 
     def withdraw(self, account: Account, capabilities: Collection[str]) -> None:
         """Take a node out from under some capabilities."""

@@ -14,17 +14,34 @@ TABLE_LIMIT = 1000
 """Rows of the table in an error: more than a person looks through. `Router.explain` has no limit."""
 
 
-def table(pool: Pool, accounts: Iterable[Account], now: float, exclude: Collection[str]) -> list[PassedOver]:
-    """Return one row a node: candidates with room first, the least loaded first, then the others by name."""
+WITHDRAWN = "capability withdrawn at present"
+
+
+def table(
+    pool: Pool,
+    accounts: Iterable[Account],
+    withdrawn: Iterable[Account],
+    now: float,
+    exclude: Collection[str],
+) -> list[PassedOver]:
+    """Return one row a node: candidates with room first, the least loaded first, then the others by name.
+
+    Args:
+        accounts: the nodes that offer the capability.
+        withdrawn: those that declare it and do not offer it now.
+    """
     asked = pool.asked(exclude)
     rows: list[tuple[tuple[bool, float, str], PassedOver]] = []
     for account in accounts:
         node = account.node
         reason, chosen = _reason(pool, asked, account, now, exclude)
         load = account.count.load().fraction
-        rows.append(
-            ((not chosen, load if chosen else 0.0, node.key), PassedOver(node.key, reason, node.state, load))
-        )
+        row = PassedOver(node.key, reason, node.state, load, chosen)
+        rows.append(((not chosen, load if chosen else 0.0, node.key), row))
+    for account in withdrawn:
+        node = account.node
+        row = PassedOver(node.key, WITHDRAWN, node.state, account.count.load().fraction)
+        rows.append(((True, 0.0, node.key), row))
     rows.sort(key=lambda row: row[0])
     return [row for _, row in rows]
 

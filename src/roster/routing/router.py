@@ -132,6 +132,7 @@ class Router:
             account = self._accounts[key] = Account(node, next(self._orders))
         else:
             self._pools.withdraw(account, account.node.capabilities.keys() - node.capabilities.keys())
+            self._pools.forget_withheld(account)
             account.node = node
         account.count.status(node.active_tasks, node.capacity, node.seq)
         self._pools.enter(account)
@@ -141,6 +142,7 @@ class Router:
         account = self._accounts.pop(key, None)
         if account is not None:
             self._pools.withdraw(account, account.node.capabilities)
+            self._pools.forget_withheld(account)
             self._ejected.pop(key, None)
 
     def suspect(self, key: str, reason: str = "silent") -> None:
@@ -288,7 +290,7 @@ class Router:
         namespace: str | None = None,
         exclude: Collection[str] = (),
     ) -> list[PassedOver]:
-        """Return every node that has the capability, in any version, with exactly one reason each.
+        """Return every node that has the capability, in any version, offered or withdrawn, with exactly one reason each.
 
         Candidates with room come first, the least loaded first; the others follow by name.
 
@@ -297,6 +299,18 @@ class Router:
         """
         self._readmit()
         return self._table((capability, version, selector, namespace), exclude)
+
+    def candidates(
+        self,
+        capability: str,
+        *,
+        version: VersionRange | str | None = None,
+        selector: Selector | str | None = None,
+        namespace: str | None = None,
+    ) -> list[Routable]:
+        """Return every candidate, with room or without: those of last resort and the ejected ones, too."""
+        pool = self._pools.pool((capability, version, selector, namespace))
+        return [seat.what.node for tier in (pool.first, pool.last) for seat in tier.members.values()]
 
     def free(
         self,
@@ -362,8 +376,13 @@ class Router:
         return account.node
 
     def _table(self, question: Question, exclude: Collection[str]) -> list[PassedOver]:
+        pools = self._pools
         return table(
-            self._pools.pool(question), self._pools.capable(question[0]).values(), self._now(), exclude
+            pools.pool(question),
+            pools.capable(question[0]).values(),
+            pools.withheld(question[0]).values(),
+            self._now(),
+            exclude,
         )
 
     # Ejection.
