@@ -29,7 +29,8 @@ def test_the_fixtures_work_in_a_project_of_its_own(tmp_path: Path, mode: str, ma
     (tmp_path / "conftest.py").write_text(_CONFTEST)
     (tmp_path / "test_it.py").write_text(_TESTS.format(mark=mark))
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-o", f"asyncio_mode={mode}", "."],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", "-o", f"asyncio_mode={mode}",
+         "-o", "asyncio_default_fixture_loop_scope=function", "."],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -139,7 +139,7 @@ class Engine:
         """Serve a capability again."""
         self._withdrawn.pop(capability, None)
 
-    async def occupy(self, tasks: int) -> Load:
+    def occupy(self, tasks: int) -> Load:
         """Count so many tasks as running beside the commands; return the load, none of it the caller's."""
         self.hands.beside = tasks
         self.seq += 1

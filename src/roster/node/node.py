@@ -278,10 +278,9 @@ class Node:
         """
         if tasks < 0:
             raise NodeError(f"a node has 0 or more tasks, not {tasks}")
-        self._need_presence()
+        presence = self._need_presence()
         assert self._io is not None  # noqa: S101 - follows from having a presence
-        assert self._engine is not None  # noqa: S101 - the same
-        return await self._io.submit(self._engine.occupy(tasks))
+        return await self._io.submit(presence.occupy(tasks))
 
     def _need_presence(self) -> Presence:
         if self._presence is None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from roster._clock import boottime
 from roster._loops import Hop, on_wake
-from roster.bus import open_bus
+from roster.bus import Load, open_bus
 from roster.bus.base import Bus
 from roster.errors import BusUnavailableError, RegistryError, RosterError, StoreError
 from roster.node.checks import Finding
@@ -176,6 +176,15 @@ class Presence:
                 and self._to_show() != self._shown
             ):
                 self._showing = asyncio.create_task(self._show_state(registration))
+
+    async def occupy(self, tasks: int) -> Load:
+        """Count so many tasks as running beside the commands, and tell the registry now; return the load."""
+        engine, registration = self._engine, self._registration
+        assert engine is not None  # noqa: S101 - Node checks
+        assert registration is not None  # noqa: S101 - the same
+        load = engine.occupy(tasks)
+        registration.report(load.active, load.capacity, seq=load.seq, at_once=True)
+        return load
 
     def _to_show(self) -> str:
         """Say what `report` does not: between `ready` and `busy` the registration sees the difference by itself."""

@@ -154,7 +154,14 @@ class Registration:
 
     # -- what the node says ------------------------------------------------------------------------
 
-    def report(self, active_tasks: int, capacity: int | None = None, *, seq: int | None = None) -> None:
+    def report(
+        self,
+        active_tasks: int,
+        capacity: int | None = None,
+        *,
+        seq: int | None = None,
+        at_once: bool = False,
+    ) -> None:
         """Tell the load. Cheap; any thread. Written in the background.
 
         A node of state `ready` or `busy` is `busy` while it has no room. The first flip between the two is
@@ -165,14 +172,16 @@ class Registration:
             active_tasks: commands running now.
             capacity: how many may run at once; None: unchanged.
             seq: the node's own counter, where it numbers its reports elsewhere too; None: the next number.
+            at_once: written now, however short ago the last report was.
         """
         draft = self._draft
         if capacity is not None:
             draft.capacity = capacity
         draft.seq = draft.seq + 1 if seq is None else max(seq, draft.seq)
         draft.active_tasks = active_tasks
-        wake = not self._writer.load
+        wake = at_once or not self._writer.load
         self._writer.load = True
+        self._writer.urgent |= at_once
         if draft.state in ("ready", "busy"):
             state = "busy" if active_tasks >= draft.capacity else "ready"
             if state != draft.state:

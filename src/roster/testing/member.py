@@ -160,8 +160,12 @@ class Member:
             >>> async with writer.held():
             ...     call = asyncio.create_task(team.call("write_article", {"topic": "bees"}))
             ...     await writer.started()
-            ...     await writer.die()          # the work may have been done: nobody knows
-            >>> await call                      # another node's answer
+            ...     other = await team.add("write_article", write_article)
+            ...     await writer.die()  # the work may have been done: nobody knows
+            >>> await call
+            {'article': 'All about bees'}
+            >>> other.calls[0].attempt
+            2
         """
         self._faults.held = True
         try:
@@ -190,13 +194,20 @@ class Member:
     async def full(self) -> AsyncIterator[Member]:
         """Have no room: its slots are taken by work that came another way, so it is `busy` and refuses commands."""
         capacity = self.node.passport.max_concurrent_tasks
-        await self._team.tell_load(self, await self.node.occupy(capacity + max(2, capacity)))
-        await self._team.until(lambda: self.state == "busy", what=f"{self.key} to be shown as busy")
+        await self._occupy(capacity + max(2, capacity))
         try:
             yield self
         finally:
             if self.node.state != "offline":
-                await self._team.tell_load(self, await self.node.occupy(0))
+                await self._occupy(0)
+
+    async def _occupy(self, tasks: int) -> None:
+        load = await self.node.occupy(tasks)
+        await self._team.tell_load(self, load)
+        if all(client.unreachable is None for client in self._clients()):
+            await self._team.until(
+                lambda: self.state == self.node.state, what=f"{self.key} to be shown as {self.node.state}"
+            )
 
     @asynccontextmanager
     async def unreachable(self) -> AsyncIterator[Member]:
