@@ -108,11 +108,13 @@ class QueueFaults:
         """End the connection with what is in hand: what had started is `unknown` to its caller, the rest `refused`."""
         client, self._client = self._client, None
         if client is not None:
-            await client.die()
+            await client.die(self._lose)
+
+    def _lose(self) -> None:
         self._in.clear()
         self._out.clear()
         for asked in self.open:
-            asked.ended = asked.ended or "lost"
+            asked.ended = "lost"
         self.open.clear()
         self.bell.ring()
 
@@ -175,11 +177,16 @@ class FaultyBus:
         if self._loop is not None and not self._loop.is_closed():
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
-    async def die(self) -> None:
-        """Lose the connection, as a process does that is killed. Any loop."""
-        self._dead = True
+    async def die(self, first: Callable[[], None]) -> None:
+        """Call `first()`, then lose the connection, as a process does that is killed. Any loop."""
+
+        async def end() -> None:
+            self._dead = True
+            first()
+            await self.inner.close()
+
         if self._loop is not None and not self._loop.is_closed():
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.inner.close(), self._loop))
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(end(), self._loop))
 
     async def send(
         self, queue: str, message: Message, *, on_progress: Callable[[Message], None] | None = None
@@ -293,6 +300,8 @@ class FaultyDelivery:
             self._faults.bell.ring()
 
     def progress(self, message: Message) -> None:
+        if self._asked is not None and self._asked.ended:
+            return
         message.to_bytes()  # what is wrong with it is said now, not when it is released
         if self._asked is not None:
             self._asked.progress.append(dict(message.data))
@@ -303,10 +312,11 @@ class FaultyDelivery:
         self._faults.leave(lambda: self._reply(message), answer=self._asked is not None)
 
     def _reply(self, message: Message) -> None:
-        self._inner.reply(message)
+        # Written down first: whoever has the answer finds it in the ledger.
         if self._asked is not None and not self._asked.ended:
             self._asked.answered(message)
             self._over()
+        self._inner.reply(message)
 
     def _cancelled(self) -> None:
         self.taken_back = True
