@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from roster._logs import quiet_by_default
 from roster.bus.base import Bus, Consumer, Delivery, Exchange, Subscription
 from roster.bus.engines import open_bus
 from roster.bus.message import MAX_MESSAGE_BYTES, Kind, Load, Message, error_from
 from roster.bus.mindbus import Answer, Events, MindBus
+
+quiet_by_default()
 
 __all__ = [
     "MAX_MESSAGE_BYTES",

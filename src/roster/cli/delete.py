@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roster._text import safe
 from roster.cli.complete import complete_objects
 from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.options import Namespace, seconds
 from roster.cli.session import Session
-from roster.cli.text import safe
 from roster.errors import RegistryError
 
 if TYPE_CHECKING:

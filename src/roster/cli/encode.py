@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from roster.cli.text import safe_encoded
+from roster._text import safe_encoded
 
 
 def to_json(value: Any, *, indent: int | None = 2) -> str:

@@ -6,8 +6,8 @@ import os
 import sys
 import traceback
 
+from roster._text import safe
 from roster.cli.output import Output
-from roster.cli.text import safe
 from roster.errors import DocumentError, RosterError
 
 USAGE = 2

@@ -1,38 +1,40 @@
-"""Shows the library's log on stderr, made safe: warnings always, more with `-v`."""
+"""Shows the library's log on stderr: warnings always, more with `-v` or `ROSTER_LOG`, as text or as JSON."""
 
 from __future__ import annotations
 
 import logging
-import sys
 
-from roster.cli.text import safe
+from roster import _logs
+from roster._logs import Format, JsonFormatter, StderrHandler, TextFormatter
 
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
-
-class _Handler(logging.Handler):
-    """Writes to whatever stderr is at the moment."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            level = "error" if record.levelno >= logging.ERROR else record.levelname.lower()
-            sys.stderr.write(f"{level}: {safe(record.getMessage())}\n")
-            if record.exc_info is not None and logging.getLogger("roster").level <= logging.DEBUG:
-                sys.stderr.write(
-                    "\n".join(map(safe, logging.Formatter().formatException(record.exc_info).split("\n")))
-                    + "\n"
-                )
-        except Exception:  # noqa: BLE001 - as every handler does: what cannot be logged must not end the program
-            self.handleError(record)
+_handler = StderrHandler()
 
 
-_handler = _Handler()
+def wanted_format(asked: Format | None) -> Format:
+    """Return what was asked for, else what `ROSTER_LOG_FORMAT` says, else text.
+
+    Raises:
+        ConfigError: the variable cannot be read.
+    """
+    return asked or _logs.wanted_format() or "text"
 
 
-def set_verbosity(verbose: int) -> None:
-    """Show warnings; with 1 what happens, with 2 everything."""
+def show(verbose: int, form: Format) -> None:
+    """Show warnings, with 1 what happens, with 2 everything; without `-v` it is what `ROSTER_LOG` says.
+
+    Raises:
+        ConfigError: the variable cannot be read.
+    """
+    asked = _logs.wanted_level()
+    level = _LEVELS[min(verbose, 2)] if verbose or asked is None else asked
+    tracebacks = level <= logging.DEBUG
+    _handler.setFormatter(
+        JsonFormatter() if form == "json" else TextFormatter(terse=True, tracebacks=tracebacks)
+    )
     logger = logging.getLogger("roster")
-    logger.setLevel(_LEVELS[min(verbose, 2)])
+    logger.setLevel(level)
     if _handler not in logger.handlers:
         logger.addHandler(_handler)
         logger.propagate = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from roster.cli.complete import complete_namespaces
 from roster.cli.durations import parse_duration
 from roster.cli.failures import BROKEN_PIPE, silence_stdout
-from roster.cli.logs import set_verbosity
+from roster.cli.logs import show, wanted_format
 from roster.cli.session import Session
 
 REGISTRY_HELP = (
@@ -56,6 +57,14 @@ SelectorText = Annotated[
     ),
 ]
 
+
+class LogFormat(StrEnum):
+    """How the log is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
 # What every command takes, before its name or after it: name -> (annotation, default).
 _SHARED: dict[str, tuple[Any, Any]] = {
     "registry_url": (
@@ -74,6 +83,17 @@ _SHARED: dict[str, tuple[Any, Any]] = {
             typer.Option("-v", "--verbose", count=True, help="Say more; -vv says all.", show_default=False),
         ],
         0,
+    ),
+    "log_format": (
+        Annotated[
+            LogFormat | None,
+            typer.Option(
+                "--log-format",
+                help="The log on standard error; without it ROSTER_LOG_FORMAT, else text.",
+                show_default=False,
+            ),
+        ],
+        None,
     ),
     "no_color": (
         Annotated[
@@ -136,7 +156,11 @@ def _apply(session: Session, given: dict[str, Any]) -> None:
     session.debug = session.debug or given["debug"]
     if given["no_color"]:
         session.out.colour = False
-    set_verbosity(session.verbose)
+    if given["log_format"] is not None:
+        session.log_format = given["log_format"].value
+    form = wanted_format(session.log_format)
+    session.out.structured = form == "json"
+    show(session.verbose, form)
 
 
 def epilog(examples: Sequence[str]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, TextIO
 
+from roster._logs import json_line
+from roster._text import safe
 from roster.cli.encode import to_json, to_yaml
 from roster.cli.table import Column, Table
-from roster.cli.text import safe
 
 
 class Listing(StrEnum):
@@ -35,11 +36,13 @@ class Output:
     """Prints results to stdout, everything else to stderr.
 
     Attributes:
+        structured: whether what goes to stderr is JSON, one object a line, as the log is (`--log-format json`).
         colour: whether colours are wanted at all (`--no-color`, `NO_COLOR`); they are used on a terminal only.
     """
 
     def __init__(self) -> None:
         # https://no-color.org: any value that is not empty
+        self.structured = False
         self.colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     # -- results --------------------------------------------------------------------------------------------------
@@ -92,15 +95,18 @@ class Output:
 
     def note(self, text: str) -> None:
         """Say something beside the result."""
-        self._write([safe(text)], sys.stderr)
+        self._aside("info", safe(text), text)
 
     def warning(self, text: str) -> None:
         """Say that something is not as it should be."""
-        self._write([self._painted("warning:", "33") + " " + safe(text)], sys.stderr)
+        self._aside("warning", self._painted("warning:", "33") + " " + safe(text), text)
 
     def error(self, text: str) -> None:
         """Say in one line why it failed and what to do."""
-        self._write([self._painted("error:", "31") + " " + safe(text)], sys.stderr)
+        self._aside("error", self._painted("error:", "31") + " " + safe(text), text)
+
+    def _aside(self, level: str, line: str, text: str) -> None:
+        self._write([json_line(level, "roster.cli", text) if self.structured else line], sys.stderr)
 
     def _painted(self, word: str, style: str) -> str:
         return f"\x1b[{style}m{word}\x1b[0m" if self.colour and sys.stderr.isatty() else word

@@ -6,6 +6,7 @@ import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from roster._logs import FORMAT_VARIABLE, LEVEL_VARIABLE, Format
 from roster.cli.output import Output
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Session:
         bus_url: `--bus`, else None.
         debug: whether a failure shows its traceback.
         verbose: how often `-v` was given.
+        log_format: `--log-format`, else None.
         out: where everything is said.
     """
 
@@ -32,6 +34,7 @@ class Session:
         self.bus_url: str | None = None
         self.debug = os.environ.get("ROSTER_DEBUG", "") not in ("", "0")
         self.verbose = 0
+        self.log_format: Format | None = None
         self.out = Output()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -59,10 +62,14 @@ class Session:
         return Orchestrator.connect(self.registry_url, self.bus_url)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment for a child process, which is to meet the same registry and bus."""
+        """Return the environment for a child process, which is to meet the same registry and bus, and to log alike."""
         out = dict(os.environ)
         if self.registry_url is not None:
             out["ROSTER_REGISTRY"] = self.registry_url
         if self.bus_url is not None:
             out["ROSTER_BUS"] = self.bus_url
+        if self.log_format is not None:
+            out[FORMAT_VARIABLE] = self.log_format
+        if self.verbose:
+            out[LEVEL_VARIABLE] = "info" if self.verbose == 1 else "debug"
         return out

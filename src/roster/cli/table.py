@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from roster.cli.text import safe
+from roster._text import safe
 
 GAP = "   "
 _LEAST = 8  # a column that gives way keeps so many cells

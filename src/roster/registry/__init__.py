@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roster._logs import quiet_by_default
 from roster.registry.contracts import Mismatch
 from roster.registry.events import EventType, NodeEvent
 from roster.registry.holder import Holder
@@ -12,6 +13,8 @@ from roster.registry.registry import Connecting, Registry
 from roster.registry.status import Condition, NodeStatus
 from roster.registry.summary import CapabilitySummary
 from roster.registry.watching import EventWatch
+
+quiet_by_default()
 
 __all__ = [
     "CapabilitySummary",

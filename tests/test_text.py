@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roster.cli.encode import to_json, to_yaml
-from roster.cli.text import safe
+from roster._text import safe
 
 _ANY = st.text(st.characters(codec=None, exclude_categories=()))
 _JOINERS = "\u200c\u200d"
