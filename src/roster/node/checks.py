@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,6 @@ from typing import Any, Literal
 
 from roster.errors import ConfigError
 from roster.node.threads import Threads
-
-logger = logging.getLogger("roster.node")
 
 Verdict = Literal["good", "failing", "malformed"]
 

@@ -480,7 +480,7 @@ class Catalog:
     def _quarantine(self, path: str, reason: str) -> None:
         if self.quarantined.get(path) != reason:
             self.quarantined[path] = reason
-            logger.warning("quarantined %r: %s", path, reason)
+            logger.warning("quarantined %r: %s", path, reason, extra={"key": path})
 
 
 _BAD_STATUS_KEY = "the key is not /ai-team/status/NAMESPACE/NAME of two DNS-1123 labels"

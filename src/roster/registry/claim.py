@@ -118,13 +118,16 @@ class Claim:
             "find out who else registers it, or choose another name"
         )
 
+    def _about(self) -> dict[str, str]:
+        return {"node": str(self._identity)}
+
     def _facts(self, entry: Entry | None) -> Facts | None:
         if entry is None:
             return None
         try:
             return read_facts(entry, Sharing())
         except DocumentError as error:
-            logger.warning("replacing a document that cannot be read: %s", error)
+            logger.warning("replacing a document that cannot be read: %s", error, extra=self._about())
             return None
 
     def _free(self, status: Entry | None, passport: Entry | None, known: Facts | None) -> bool:
@@ -148,7 +151,12 @@ class Claim:
             return False
         liveness = said.holder.liveness()
         if liveness == "dead":
-            logger.info("%s was held by %s, which is dead: replaced", self._identity, said.holder)
+            logger.info(
+                "%s was held by %s, which is dead: replaced",
+                self._identity,
+                said.holder,
+                extra=self._about(),
+            )
             return True
         if liveness == "alive":
             raise NameConflictError(
@@ -197,7 +205,7 @@ class Claim:
             f"the name {self._identity} is held by {who}; waiting for its lease to end, "
             f"at most {expected:.0f} s, unless it proves to be alive"
         )
-        logger.warning("%s", text)
+        logger.warning("%s", text, extra=self._about())
         if self._on_wait is not None:
             self._on_wait(text)
         revision = held.mod_revision

@@ -272,7 +272,12 @@ class Informer:
 
     def _reconnected(self) -> None:
         if self._failure is not None:
-            logger.info("the store %s is back after %.1f s", self._store.url, self.staleness)
+            logger.info(
+                "the store %s is back after %.1f s",
+                self._store.url,
+                self.staleness,
+                extra={"store": self._store.url},
+            )
             self.catalog.outage_over()
         self._failure = None
         self._connected = True
@@ -284,7 +289,12 @@ class Informer:
         self._connected = False
         if error is not None:
             if self._failure is None:
-                logger.warning("the store %s is away, serving the copy: %s", self._store.url, error)
+                logger.warning(
+                    "the store %s is away, serving the copy: %s",
+                    self._store.url,
+                    error,
+                    extra={"store": self._store.url},
+                )
             self._failure = error
 
     # -- clocks ------------------------------------------------------------------------------------

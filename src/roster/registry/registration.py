@@ -90,6 +90,7 @@ class Registration:
         self._tasks: list[asyncio.Task[None]] = []
         self._own: set[str] = set()
         self._lost: str | None = None
+        self._away = False  # the store was silent when it was last asked
         self._error: NameConflictError | None = None
         self._retry_at = float("-inf")
         self._next_beat = 0.0
@@ -305,7 +306,7 @@ class Registration:
             raise StoreUnavailableError(
                 f"{self.key} could not deregister within {timeout:g} s; its lease runs out within {self._draft.ttl:g} s"
             ) from None
-        logger.info("%s has left", self.key)
+        logger.info("%s has left", self.key, extra=self._about())
 
     async def __aenter__(self) -> Registration:
         return self
@@ -315,7 +316,7 @@ class Registration:
             await self.deregister()
         except StoreError as error:
             # Leaving must not hide why one leaves; the lease ends what could not be ended here.
-            logger.warning("%s: %s", self.key, error)
+            logger.warning("%s: %s", self.key, error, extra=self._about())
 
     # -- beginning ---------------------------------------------------------------------------------
 
@@ -328,7 +329,7 @@ class Registration:
         except BaseException:
             await self._leases.release()
             raise
-        logger.info("%s registered, uid %s", self.key, self._writer.uid)
+        logger.info("%s registered, uid %s", self.key, self._writer.uid, extra=self._about())
         self._tasks = [
             asyncio.create_task(self._pulse(), name=f"roster-pulse {self.key}"),
             asyncio.create_task(self._run(), name=f"roster-registration {self.key}"),
@@ -381,7 +382,7 @@ class Registration:
         if self._lost is not None or self._ended.is_set():
             return
         self._lost = reason
-        logger.warning("%s lost its registration: %s", self.key, reason)
+        logger.warning("%s lost its registration: %s", self.key, reason, extra=self._about())
         self._call(self.on_lost, reason)
         self._wake.set()
 
@@ -414,6 +415,9 @@ class Registration:
                 else:
                     await self._writer.write()
             self._retry_at = float("-inf")
+            if self._away:
+                self._away = False
+                logger.info("%s reaches the store again", self.key, extra=self._about())
         except NameConflictError as error:
             await self._displace(error)
         except LeaseLostError as error:
@@ -421,13 +425,19 @@ class Registration:
         except (StoreError, TimeoutError) as error:
             # Unconfirmed: the store is silent, we run. Keep serving, keep trying.
             self._retry_at = self._now() + self._draft.ttl / 10 * (0.5 + self._rng())
-            logger.info(
-                "%s could not reach the store, trying again: %s", self.key, str(error) or "no answer in time"
+            # One line when it begins, one when it is over; the tries between tell nothing new.
+            logger.log(
+                logging.DEBUG if self._away else logging.WARNING,
+                "%s could not reach the store, trying again: %s",
+                self.key,
+                str(error) or "no answer in time",
+                extra=self._about(),
             )
+            self._away = True
         except Exception:
             # A mistake of ours or of an engine's must not end the keep-alive in silence.
             self._retry_at = self._now() + self._draft.ttl / 10
-            logger.exception("keeping %s registered failed, trying again", self.key)
+            logger.exception("keeping %s registered failed, trying again", self.key, extra=self._about())
 
     async def _beat(self) -> None:
         await self._leases.own.keep_alive()
@@ -478,18 +488,20 @@ class Registration:
                 return
             except StoreError as error:
                 failures += 1
-                logger.info("%s could not register again, trying on: %s", self.key, error)
+                logger.debug(
+                    "%s could not register again, trying on: %s", self.key, error, extra=self._about()
+                )
         if old is not None:
             await self._leases.revoke(old)
         self._retry_at = float("-inf")
-        logger.warning("%s registered again, uid %s", self.key, self._writer.uid)
+        logger.warning("%s registered again, uid %s", self.key, self._writer.uid, extra=self._about())
         self._call(self.on_registered, self._writer.uid)
 
     async def _displace(self, error: NameConflictError) -> None:
         """Another process has the name: end without touching its keys."""
         self._declare_lost(str(error))
         self._error = error
-        logger.error("%s", error)
+        logger.error("%s", error, extra=self._about())
         self._call(self.on_displaced, error)
         self._ended.set()
         await self._leases.release()
@@ -517,7 +529,11 @@ class Registration:
             hook(value)
         except Exception:
             # The owner's mistake must not cost the node its registration as well.
-            logger.exception("a hook of the registration of %s failed", self.key)
+            logger.exception("a hook of the registration of %s failed", self.key, extra=self._about())
+
+    def _about(self) -> dict[str, str]:
+        """Return what each line of the log says beside its words."""
+        return {"node": self.key, "uid": self._writer.uid}
 
     def _need_alive(self) -> None:
         if self._ended.is_set():

@@ -135,14 +135,22 @@ class Writer:
             return
         self._passport_revision = revision
         if entry is None:
-            logger.warning("the passport of %s was deleted while it lives: written again", self._identity)
+            logger.warning(
+                "the passport of %s was deleted while it lives: written again",
+                self._identity,
+                extra={"node": str(self._identity)},
+            )
         else:
             facts = _facts(entry)
             if facts is not None and facts.uid == self.uid:
                 self._draft.cordoned = facts.cordoned
                 if declared(NodePassport.from_stored(entry.value)) == declared(self._draft.content):
                     return
-            logger.warning("the passport of %s was changed by somebody else: written again", self._identity)
+            logger.warning(
+                "the passport of %s was changed by somebody else: written again",
+                self._identity,
+                extra={"node": str(self._identity)},
+            )
         self.passport_dirty = True
 
     # -- writing -----------------------------------------------------------------------------------
