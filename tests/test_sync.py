@@ -212,6 +212,7 @@ def test_a_registry_without_with_works_until_it_is_closed(urls: Urls) -> None:
     assert [one.name for one in registry.capabilities()] == ["write"]
     assert registry.find(selector="role=editor") == []
     assert registry.quarantined == {}
+    assert registry.mismatches() == []
     assert registry.staleness == 0.0
     registration.update(labels={"role": "editor"})
     wait_for(lambda: registry.find(selector="role=editor"))
