@@ -332,5 +332,6 @@ class LocalBus:
                 return link
         raise BusUnavailableError(
             f"the consumer of the queue {name!r} on {self.url} accepts no connection within"
-            f" {self.connect_timeout:g} s: it stands still, or is overrun"
+            f" {self.connect_timeout:g} s: it stands still, or is overrun",
+            details={"silent": True},
         )

@@ -10,6 +10,7 @@ from typing import Any
 from roster._clock import boottime
 from roster.bus.base import Bus, Exchange, Subscription
 from roster.bus.engines import open_bus
+from roster.bus.keys import caller_namespace, caller_source, checked_key
 from roster.bus.message import Kind, Message, error_from
 from roster.errors import CallCancelledError, CallTimeoutError, MessageError
 
@@ -182,12 +183,13 @@ class MindBus:
 
         Args:
             url: as for `roster.bus.open_bus`.
-            source: who sends, as URI-reference such as `/ai-team/editor-001`.
+            source: who sends, as URI-reference such as `/ai-team/editor-001`; its first segment is the namespace that
+                idempotency keys belong to. Without it `ROSTER_NAMESPACE`, else `default`, and a name of this client's own.
 
         Raises:
             ConfigError: the URL cannot be read.
         """
-        return cls(open_bus(url), source=source)
+        return cls(open_bus(url), source=source or caller_source("mindbus", caller_namespace()))
 
     @property
     def url(self) -> str:
@@ -238,7 +240,10 @@ class MindBus:
         Raises:
             BusUnavailableError: nobody consumes the queue; nothing was sent.
             MessageError: the params cannot be said in JSON, or are over the limit.
+            ConfigError: the key is not of 1 to 255 bytes without control characters.
         """
+        if idempotency_key:
+            checked_key(idempotency_key)
         answer = Answer(action, timeout)
         command = Message.command(
             action,

@@ -36,6 +36,7 @@ from roster.registry import NodeRecord
 from roster.routing.router import Outcome
 
 if TYPE_CHECKING:
+    from roster.orchestrator.keyed import KeyedCall
     from roster.orchestrator.orchestrator import Orchestrator
 
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
@@ -70,6 +71,8 @@ class Call:
     - the node answered that it failed, and that trying again makes sense: sent again within the retry budget.
     - the node is silent past the try's time limit: sent again only if the capability says `idempotent: true`; nobody
       knows whether the silent one still works on it.
+
+    With an idempotency key the rules are the same, but "again" is to the same node, as long as it is there (`KeyedCall`).
     """
 
     team: Orchestrator
@@ -92,6 +95,7 @@ class Call:
     _last: CallError | None = None
     _above: Handling | None = None
     _out: set[Outstanding] = field(default_factory=set)
+    keyed: KeyedCall | None = None
 
     async def run(self) -> Any:
         """Return the result.
@@ -161,6 +165,8 @@ class Call:
             self._give_up(_stopped(self._above.stopped, "not_sent"))
         if self._tried:
             self._forget_reborn()
+        if self.keyed is not None:
+            return await self.keyed.choose(self._excluded())
         if len(self._strikes) >= SOLO_AFTER:
             return await self._choose_idle()
         exclude = self._excluded()
@@ -193,7 +199,14 @@ class Call:
 
     def other_node(self, node: NodeRecord) -> NodeRecord | None:
         """Return a node with room that could have this work besides `node`, or None."""
+        if self.keyed is not None:
+            return None  # nobody else may have it as long as this one is there
         return self.team.choose(self.query, self._excluded(node.key))
+
+    def _pass_over(self, node: NodeRecord) -> None:
+        """This incarnation is gone."""
+        self._tried[node.key] = node.uid
+        self._refusals += 1
 
     def _forget_reborn(self) -> None:
         """A node that came back under a new uid has not been tried."""
@@ -285,6 +298,8 @@ class Call:
                 team.suspects.forget(node.key)
             if answer.kind is Kind.RESULT:
                 outcome = "ok"
+                if self.keyed is not None:
+                    self.keyed.done(node)
                 self._note(node, started, None)
                 return answer
             error = error_from(answer)
@@ -294,6 +309,8 @@ class Call:
             if load is None and isinstance(error, (BusUnavailableError, DeliveryError)):
                 # The bus says that it is gone, which the registry cannot know yet.
                 team.suspects.mark(node.key, node.uid, "its connection was lost just now")
+                if self.keyed is not None:
+                    self.keyed.cut = True
             self._note(node, started, error)
             raise
         finally:
@@ -357,10 +374,11 @@ class Call:
         return Message.command(
             self.query.capability,
             self.params,
-            source=self.team.source,
+            source=self.team.source if self.keyed is None else self.keyed.source,
             timeout=limit,
             priority=self.priority,
             uid=node.uid,
+            key="" if self.keyed is None else self.keyed.key,
             ancestors=() if above is None else (*above.message.ancestors, above.node),
             traceparent=_traceparent("" if above is None else above.message.traceparent),
             extensions=self._extensions(),
@@ -387,9 +405,15 @@ class Call:
         left = self.deadline - boottime()
         if self.team.closed or error.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.CANCELLED):
             self._give_up(error)
+        if self.keyed is not None and error.retryable and error.outcome in ("not_sent", "refused"):
+            await self.keyed.refused(node, error)
+            return
         if left <= 0:
             self._give_up(error if isinstance(error, CallTimeoutError) else self._too_late(error))
-        self._tried[node.key] = node.uid
+        if self.keyed is None:
+            self._tried[node.key] = node.uid
+        else:
+            await self.keyed.failed(node)
         if error.outcome in ("not_sent", "refused"):
             self._refusals += 1
             if not error.retryable or self._refusals > _MAX_REFUSALS:

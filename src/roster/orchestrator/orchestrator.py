@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
-import socket
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -15,10 +13,12 @@ from roster._clock import boottime
 from roster.bus import open_bus
 from roster.bus.base import Bus
 from roster.bus.context import current_command
+from roster.bus.keys import caller_namespace, caller_source
 from roster.errors import Attempt, CallError, Code, ConfigError, DeliveryError, PassedOver
 from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
+from roster.orchestrator.keyed import KeyedCall, Keys
 from roster.orchestrator.suspects import Suspects
 from roster.orchestrator.vigil import Vigil
 from roster.orchestrator.waiting import WaitingRoom
@@ -91,7 +91,9 @@ class Orchestrator:
         ...     result = await orchestrator.call("write_article", {"topic": "bees"}, timeout=30)
     """
 
-    def __init__(self, registry: Registry, bus: Bus, *, strategy: str = "least_loaded") -> None:
+    def __init__(
+        self, registry: Registry, bus: Bus, *, strategy: str = "least_loaded", namespace: str | None = None
+    ) -> None:
         self.registry = registry
         self.bus = bus
         self.rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
@@ -100,7 +102,9 @@ class Orchestrator:
         self.contracts = Contracts()
         self.waiting = WaitingRoom()
         self.suspects = Suspects(self.router)
-        self.source = f"/orchestrator/{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+        self.source = caller_source("orchestrator", caller_namespace(namespace))
+        self._namespace = namespace
+        self.keys = Keys(self)
         self.vigil = Vigil(self)
         self._nodes: dict[str, NodeRecord] = {}
         self._ready = False
@@ -110,7 +114,11 @@ class Orchestrator:
 
     @staticmethod
     def connect(
-        registry_url: str | None = None, bus_url: str | None = None, *, strategy: str = "least_loaded"
+        registry_url: str | None = None,
+        bus_url: str | None = None,
+        *,
+        strategy: str = "least_loaded",
+        namespace: str | None = None,
     ) -> Connecting:
         """Open registry and bus.
 
@@ -118,6 +126,8 @@ class Orchestrator:
             registry_url: without it `ROSTER_REGISTRY`, else the user's SQLite file.
             bus_url: without it `ROSTER_BUS`, else the user's local bus.
             strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
+            namespace: the caller's own, whose idempotency keys its calls use; without it that of the node whose handler
+                calls, else `ROSTER_NAMESPACE`, else `default`.
 
         Returns:
             An object for `async with`; awaiting it gives an orchestrator that is closed with `close`.
@@ -125,7 +135,7 @@ class Orchestrator:
         Raises:
             ConfigError: a URL or the strategy is wrong.
         """
-        return Connecting(registry_url, bus_url, strategy)
+        return Connecting(registry_url, bus_url, strategy, namespace)
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -144,6 +154,7 @@ class Orchestrator:
         attempt_timeout: float | None = None,
         on_busy: OnBusy = "wait",
         on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
+        idempotency_key: str | None = None,
     ) -> Any:
         """Have one node do it and return its result.
 
@@ -160,6 +171,9 @@ class Orchestrator:
             attempt_timeout: seconds for one try; without it the capability's own `timeout`, else all that is left.
             on_busy: `wait` for room up to the deadline, or `fail` at once.
             on_progress: called on this loop with the node and the data of each progress event.
+            idempotency_key: 1 to 255 bytes; the same key again brings the same answer without doing the work twice. One
+                effect per key unless its executor died or stood still past its lease; one answer to the caller. The call
+                waits for the node that the key belongs to, whatever `strategy` says. See docs/idempotency.md.
 
         Raises:
             NoCapableNodesError: nobody can do it; says of each node that has the capability why it was passed over.
@@ -185,6 +199,7 @@ class Orchestrator:
             attempt_timeout=attempt_timeout,
             on_busy=on_busy,
             on_progress=on_progress,
+            idempotency_key=idempotency_key,
         )
         return answer.result
 
@@ -211,6 +226,7 @@ class Orchestrator:
         attempt_timeout: float | None = None,
         on_busy: OnBusy = "wait",
         on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
+        idempotency_key: str | None = None,
     ) -> Call:
         query = _query(capability, selector, version, namespace, strategy, sticky_key)
         if not 0 <= priority <= 9:
@@ -218,7 +234,7 @@ class Orchestrator:
         deadline = self._deadline(timeout)
         if not self._ready or self.closed:
             await self._start()
-        return Call(
+        call = Call(
             self,
             query,
             params if params is not None else {},
@@ -228,6 +244,16 @@ class Orchestrator:
             on_busy,
             on_progress,
         )
+        if idempotency_key is not None:
+            call.keyed = KeyedCall(call, idempotency_key, self._source_here())
+        return call
+
+    def _source_here(self) -> str:
+        """Return who calls: inside a handler its node's namespace does, unless the orchestrator was given one."""
+        handling = current_command.get() if self._namespace is None else None
+        if handling is None:
+            return self.source
+        return f"/{handling.node.partition('/')[0]}/{self.source.split('/', 2)[2]}"
 
     async def call_all(
         self,
@@ -391,6 +417,8 @@ class Orchestrator:
         """A node may have room: wake a call that waits for one of its capabilities."""
         for capability in node.capabilities:
             self.waiting.wake(capability)
+        if self.keys.waiting:
+            self.keys.room(node.key)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -420,12 +448,14 @@ class Orchestrator:
             self._nodes.pop(key, None)
             self.suspects.forget(key)
             self.router.remove(key)
+            self.keys.gone(key)
             self.vigil.node_gone(key, None)
             return
         before = self._nodes.get(key)
         if before is not None and (record.uid != before.uid or record.state == "offline"):
             self.vigil.node_gone(key, record.uid if record.state != "offline" else None)
         self._nodes[key] = record
+        self.keys.seen(before, record)
         self.suspects.seen(key, record.uid)
         self.router.update(record)
         if record.state in ("ready", "busy"):
@@ -472,10 +502,13 @@ class Orchestrator:
 class Connecting:
     """An orchestrator on its way: `async with` it, or await it."""
 
-    def __init__(self, registry_url: str | None, bus_url: str | None, strategy: str) -> None:
+    def __init__(
+        self, registry_url: str | None, bus_url: str | None, strategy: str, namespace: str | None = None
+    ) -> None:
         self._registry_url = registry_url
         self._bus_url = bus_url
         self._strategy = strategy
+        self._namespace = namespace
         self._opened: Orchestrator | None = None
 
     async def _open(self) -> Orchestrator:
@@ -486,7 +519,12 @@ class Connecting:
         except BaseException:
             await registry.close()
             raise
-        return Orchestrator(registry, bus, strategy=self._strategy)
+        try:
+            return Orchestrator(registry, bus, strategy=self._strategy, namespace=self._namespace)
+        except BaseException:
+            await bus.close()
+            await registry.close()
+            raise
 
     def __await__(self) -> Generator[Any, None, Orchestrator]:
         return self._open().__await__()

@@ -110,6 +110,22 @@ class RoundRobin:
         return None
 
 
+def rendezvous(key: str) -> Callable[[str], bytes]:
+    """Return a function that scores nodes (`namespace/name`) for a key; the highest is the key's own.
+
+    Source: D. Thaler, C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.
+    """
+    # The caller's key may be longer than the 64 bytes that blake2b takes as its key: digest it first.
+    start = blake2b(key=blake2b(key.encode("utf-8", "surrogatepass")).digest(), digest_size=8)
+
+    def score(name: str) -> bytes:
+        scorer = start.copy()
+        scorer.update(name.encode("utf-8", "surrogatepass"))
+        return scorer.digest()
+
+    return score
+
+
 class Sticky:
     """The same node for the same key, in every process, while it is there and has room; else the next.
 
@@ -128,16 +144,13 @@ class Sticky:
             raise ConfigError(
                 "the sticky strategy needs a key: say what the calls that belong together share"
             )
-        # The caller's key may be longer than the 64 bytes that blake2b takes as its key: digest it first.
-        start = blake2b(key=blake2b(key.encode("utf-8", "surrogatepass")).digest(), digest_size=8)
+        score_of = rendezvous(key)
         winner: Seat[Any] | None = None
         highest = b""
         for seat in tier.members.values():
             if seat.level is None or seat.key in exclude:
                 continue
-            scorer = start.copy()
-            scorer.update(seat.key.encode("utf-8", "surrogatepass"))
-            score = scorer.digest()
+            score = score_of(seat.key)
             if winner is None or score > highest:
                 winner, highest = seat, score
         return winner

@@ -1,0 +1,332 @@
+"""Calls with an idempotency key: which node gets them, so that a repeat meets the answer of the first.
+
+A key goes to the candidate that ranks first for it (rendezvous hash), busy or not, and stays there: another gets it only
+when the registry no longer shows that node as a candidate, or the node is dead. A candidate may have come after the key was
+used. So, unless this caller has seen the first in rank as a candidate for a whole window, it asks the next in rank whether
+they know the key, up to the first whom it has seen for that long. In a team that does not change this costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Literal, cast
+
+from roster._clock import boottime
+from roster.bus import Message
+from roster.bus.keys import answers_window, checked_key, namespace_of, scope_of
+from roster.bus.message import Kind
+from roster.errors import (
+    AllNodesBusyError,
+    BusUnavailableError,
+    CallError,
+    CallTimeoutError,
+    Code,
+    NoCapableNodesError,
+)
+from roster.orchestrator.budget import pause
+from roster.registry import NodeRecord
+from roster.routing.strategies import rendezvous
+
+if TYPE_CHECKING:
+    from roster.orchestrator.call import Call
+    from roster.orchestrator.orchestrator import Orchestrator
+
+logger = logging.getLogger("roster.orchestrator")
+
+MAX_REMEMBERED = 10_000
+ASKED_AT_ONCE = 16
+ANSWER_SECONDS = 0.5
+# What was heard a moment ago is not asked again while a call waits for room.
+_HEARD_SECONDS = 1.0
+_LONGEST_WAIT = 0.5
+_CANDIDATES = ("ready", "busy", "unknown")
+
+Known = Literal["unknown", "running", "kept", "silent", "gone"]
+
+
+class Keys:
+    """What one orchestrator knows of keys and of those who may have them.
+
+    Args:
+        team: its registry and its bus.
+        window: seconds that nodes keep answers.
+        now: the clock that decides.
+    """
+
+    def __init__(
+        self, team: Orchestrator, window: float | None = None, now: Callable[[], float] = boottime
+    ) -> None:
+        self.team = team
+        self.window = answers_window(window)
+        self.now = now
+        self.asked = 0
+        self._since: dict[str, float] = {}
+        self._listings = -1
+        self._remembered: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        self._waiting: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {}
+        self._numbers = itertools.count()
+
+    # -- what the informer says -----------------------------------------------------------------------------------
+
+    def seen(self, before: NodeRecord | None, record: NodeRecord) -> None:
+        """A node is new or has changed: since when has it been the candidate that it is now?"""
+        if record.state not in _CANDIDATES:
+            self._since.pop(record.key, None)
+        elif (
+            before is None
+            or before.uid != record.uid
+            or before.generation != record.generation
+            or before.state not in _CANDIDATES
+            or before.capabilities != record.capabilities
+        ):
+            self._since[record.key] = self.now()
+        if self._waiting:
+            self.wake(record.key)
+
+    def gone(self, key: str) -> None:
+        """A node is no longer in the registry."""
+        self._since.pop(key, None)
+        if self._waiting:
+            self.wake(key)
+
+    def doubtful(self, ranked: list[NodeRecord]) -> list[NodeRecord]:
+        """Return those of the candidates, best first, who may have got a key before a better one came."""
+        listings = self.team.registry.informer.listings
+        if listings != self._listings:
+            # The copy was made anew: who left and came back meanwhile was not seen to.
+            if self._listings >= 0:
+                self._since = dict.fromkeys(self._since, self.now())
+            self._listings = listings
+        long_ago = self.now() - self.window
+        found = []
+        for above, node in itertools.pairwise(ranked):
+            if self._since.get(above.key, self.now()) <= long_ago:
+                break
+            found.append(node)
+        return found
+
+    # -- who has a key --------------------------------------------------------------------------------------------
+
+    def remember(self, scope: str, node: NodeRecord) -> None:
+        """This node answered a call with the key."""
+        self._remembered[scope] = (node.key, node.uid)
+        self._remembered.move_to_end(scope)
+        if len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def remembered(self, scope: str) -> tuple[str, str] | None:
+        """Return the node that answered, and its incarnation then."""
+        return self._remembered.get(scope)
+
+    async def ask(self, node: NodeRecord, scope: str) -> Known:
+        """Ask a node whether it knows a key."""
+        self.asked += 1
+        message = Message.control("recall", {"scope": scope}, source=self.team.source)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                exchange = await self.team.bus.send(node.mindbus_queue, message)
+                try:
+                    answer = await exchange.answer
+                except asyncio.CancelledError:
+                    exchange.cancel()
+                    raise
+        except TimeoutError:
+            return "silent"
+        except BusUnavailableError as error:
+            return "silent" if error.details.get("silent") else "gone"
+        except CallError:
+            return "silent"  # the connection broke: the next try shows whether it is gone
+        result = answer.data.get("result") if answer.kind is Kind.RESULT else None
+        if not isinstance(result, dict):
+            return "unknown"  # it knows no keys at all
+        if node.uid and result.get("uid", node.uid) != node.uid:
+            return "gone"
+        known = result.get("known")
+        return cast("Known", known) if known in ("running", "kept") else "unknown"
+
+    # -- waiting for one node -------------------------------------------------------------------------------------
+
+    async def wait(self, key: str, priority: int, seconds: float) -> None:
+        """Wait until something changes at a node, at most so many seconds."""
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting.setdefault(key, []), (-priority, next(self._numbers), woken))
+        try:
+            async with asyncio.timeout(seconds):
+                await woken
+        except TimeoutError:
+            pass  # it was bounded so that what nobody tells is looked at, too
+        finally:
+            woken.cancel()
+
+    def room(self, key: str) -> None:
+        """A node may have room: wake a call that waits for it."""
+        load = self.team.router.load(key)
+        if load is not None and load.active < load.capacity + max(2, load.capacity):
+            self.wake(key)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a call waits for a node."""
+        return bool(self._waiting)
+
+    def wake(self, key: str) -> None:
+        """Wake the first call that waits for a node."""
+        heap = self._waiting.get(key)
+        while heap:
+            _, _, woken = heapq.heappop(heap)
+            if not woken.done():
+                woken.set_result(None)
+                break
+        if heap is not None and not heap:
+            del self._waiting[key]
+
+
+class KeyedCall:
+    """The part of one call that concerns its key.
+
+    Args:
+        call: the call.
+        key: the caller's key.
+        source: who calls; its namespace is the key's.
+
+    Raises:
+        ConfigError: that is no key.
+    """
+
+    def __init__(self, call: Call, key: str, source: str) -> None:
+        self.key = checked_key(key)
+        self.source = source
+        self.cut = False
+        self._call = call
+        self._keys = call.team.keys
+        self._scope = scope_of(namespace_of(source), call.query.capability, key)
+        self._heard: dict[tuple[str, str], float] = {}
+        self._pauses = 0
+
+    # -- choosing -------------------------------------------------------------------------------------------------
+
+    async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:
+        """Return the node for the next try, or None to look again."""
+        self.cut = False
+        ranked = self._ranked(set(exclude))
+        if not ranked:
+            return await self._nobody(set(exclude))
+        before = self._keys.remembered(self._scope)
+        for node in ranked if before is not None else ():
+            if (node.key, node.uid) == before:
+                return node
+        doubtful = self._keys.doubtful(ranked)
+        if doubtful:
+            holder, silent = await self._ask(doubtful)
+            if holder is not None:
+                return holder
+            if silent is not None:
+                await self._wait_for_word(silent)
+                return None
+        return ranked[0]
+
+    def _ranked(self, exclude: set[str]) -> list[NodeRecord]:
+        """Return the candidates, busy ones too, best first."""
+        query = self._call.query
+        candidates = self._call.team.router.candidates(
+            query.capability, version=query.version, selector=query.selector, namespace=query.namespace
+        )
+        score = rendezvous(self._scope)
+        scored = [(score(node.key), node) for node in candidates if node.key not in exclude]
+        scored.sort(key=lambda one: one[0], reverse=True)
+        # The router knows no other nodes than the records that the orchestrator gave it.
+        return [cast("NodeRecord", node) for _, node in scored]
+
+    async def _nobody(self, exclude: set[str]) -> NodeRecord | None:
+        call = self._call
+        try:
+            return call.team.refuse(call.query, exclude)
+        except NoCapableNodesError as error:
+            await call._wait_for_return(error)
+            return None
+
+    async def _ask(self, nodes: list[NodeRecord]) -> tuple[NodeRecord | None, NodeRecord | None]:
+        """Return the node that knows the key, else one that did not say."""
+        now = self._keys.now()
+        left = [node for node in nodes if now - self._heard.get((node.key, node.uid), -1e9) >= _HEARD_SECONDS]
+        silent: NodeRecord | None = None
+        for at in range(0, len(left), ASKED_AT_ONCE):
+            batch = left[at : at + ASKED_AT_ONCE]
+            answers = await asyncio.gather(*(self._keys.ask(node, self._scope) for node in batch))
+            for known in ("kept", "running"):
+                if known in answers:
+                    return batch[answers.index(known)], None
+            for node, answer in zip(batch, answers, strict=True):
+                if answer != "silent":
+                    self._heard[node.key, node.uid] = self._keys.now()
+                elif silent is None:
+                    silent = node
+        return None, silent
+
+    async def _wait_for_word(self, node: NodeRecord) -> None:
+        """A node that may be at it says nothing: it must be heard, or be gone, before another does it."""
+        left = self._call.deadline - boottime()
+        if left <= 0:
+            self._call._give_up(
+                CallTimeoutError(
+                    f"{node.key} may know the key of this call to {self._call.query.capability}, and has not answered",
+                    outcome="not_sent",
+                )
+            )
+        await self._pause(node, left)
+
+    # -- after a try ----------------------------------------------------------------------------------------------
+
+    def done(self, node: NodeRecord) -> None:
+        """The node brought the result."""
+        self._keys.remember(self._scope, node)
+
+    async def refused(self, node: NodeRecord, error: CallError) -> None:
+        """It did not start. Wait for the same node, unless it is gone."""
+        call = self._call
+        left = call.deadline - boottime()
+        full = error.code is Code.RESOURCE_EXHAUSTED and not self.cut
+        if full and (call.on_busy == "fail" or left <= 0):
+            raise AllNodesBusyError(
+                f"{node.key}, which this key of {call.query.capability} belongs to, has no room",
+                capability=call.query.capability,
+                passed_over=call.team.rows(call.query),
+                attempts=call.attempts,
+            )
+        if left <= 0:
+            call._give_up(call._too_late(error))
+        attempts = call.attempts
+        if (
+            len(attempts) > 1
+            and attempts[-1].node == attempts[-2].node
+            and attempts[-1].error == attempts[-2].error
+        ):
+            del attempts[-1]  # one line for one wait
+        if self.cut and await self._gone(node):
+            call._pass_over(node)
+            return
+        await self._pause(node, left)
+
+    async def failed(self, node: NodeRecord) -> None:
+        """It may have started. If its node is gone the next in rank gets it; else the same one again."""
+        self._heard.clear()
+        if self._left(node) or (self.cut and await self._gone(node)):
+            self._call._pass_over(node)
+
+    async def _gone(self, node: NodeRecord) -> bool:
+        """Whether this incarnation is dead, as far as registry and bus can tell; silence is not death."""
+        return self._left(node) or await self._keys.ask(node, self._scope) == "gone"
+
+    def _left(self, node: NodeRecord) -> bool:
+        current = self._call.team.node(node.key)
+        return current is None or current.uid != node.uid or current.state == "offline"
+
+    async def _pause(self, node: NodeRecord, left: float) -> None:
+        self._pauses += 1
+        seconds = min(left, _LONGEST_WAIT, 0.005 + pause(self._pauses, self._call.team.rng))
+        await self._keys.wait(node.key, self._call.priority, seconds)
