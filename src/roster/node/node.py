@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from roster._clock import boottime
+from roster._logs import log_as_the_environment_says
 from roster._loops import Hop, LoopThread, on_wake
 from roster.bus import Load, Message
 from roster.bus.base import Delivery
@@ -329,7 +330,7 @@ class Node:
             )
             for check in self._checks
         ]
-        logger.info("%s is ready, uid %s", self.key, self.uid)
+        logger.info("%s is ready, uid %s", self.key, self.uid, extra={"node": self.key, "uid": self.uid})
 
     def _on_finding(self, check: Check, finding: Finding) -> None:
         presence = self._presence
@@ -399,7 +400,10 @@ class Node:
                 await io.stop_from()
                 self._presence = self._engine = None
         logger.info(
-            "%s has left%s", self.key, "" if finished else ", with work cancelled at the end of its grace"
+            "%s has left%s",
+            self.key,
+            "" if finished else ", with work cancelled at the end of its grace",
+            extra={"node": self.key},
         )
         return finished
 
@@ -444,9 +448,14 @@ class Node:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then leave in good order. A second signal ends the process at once.
 
+        If `ROSTER_LOG` (debug, info, warning, error, off) or `ROSTER_LOG_FORMAT` (text, json) is set, and the application
+        has given neither the root logger nor the logger `roster` a handler, the library's log goes to stderr.
+
         Raises:
+            ConfigError: one of these variables cannot be read.
             SystemExit: with 1 when running work had to be cancelled at the end of its grace.
         """
+        log_as_the_environment_says()
         if not asyncio.run(self._run()):
             raise SystemExit(1)
 
@@ -459,7 +468,7 @@ class Node:
             if asked:
                 os._exit(128 + number)
             asked = True
-            logger.info("%s: signal %d, leaving", self.key, number)
+            logger.info("%s: signal %d, leaving", self.key, number, extra={"node": self.key})
             stopping.set()
 
         stopping = asyncio.Event()
@@ -583,7 +592,7 @@ class Node:
     def _on_fatal(self, error: BaseException) -> None:
         """Somebody else has the name: end. I/O loop."""
         self._failure = error
-        logger.error("%s: %s", self.key, error)
+        logger.error("%s: %s", self.key, error, extra={"node": self.key})
         self.shutdown()
 
     def _on_control(self, delivery: Delivery) -> bool:
@@ -611,7 +620,7 @@ class Node:
             return True
         else:
             return False
-        logger.info("%s: signal %s", self.key, name)
+        logger.info("%s: signal %s", self.key, name, extra={"node": self.key})
         engine.confirm(
             delivery,
             {
