@@ -252,6 +252,33 @@ async def test_what_is_outstanding_at_a_silent_node_is_hedged_where_that_is_harm
         assert [asked.ended for asked in silent.calls] == ["cancelled"]
 
 
+async def test_nobody_waits_for_a_ping_that_cannot_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("roster.orchestrator.vigil._PONG", 60.0)
+    async with Team() as team, asyncio.timeout(20):
+        member = await team.add("work", answer)
+        async with member.silent():
+            assert "does not answer" in (await team.orchestrator.explain("work"))[0].reason
+        assert "does not answer" not in (await team.orchestrator.explain("work"))[0].reason
+
+
+async def test_a_node_that_is_held_and_silent_is_still_held_when_it_speaks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("roster.orchestrator.vigil._PONG", 60.0)
+    async with Team() as team, asyncio.timeout(20):
+        member = await team.add("work", answer, idempotent=False)
+        async with member.held():
+            call = asyncio.create_task(team.call("work"))
+            await member.started()
+            await team.until(lambda: member.node.active_tasks == 0)  # done, and its answer waits
+            async with member.silent():
+                pass
+            # The ping that ends the silence is answered, after whatever was let out before it.
+            assert "does not answer" not in (await team.orchestrator.explain("work"))[0].reason
+            assert (call.done(), member.calls[0].ended) == (False, "")
+        assert await call == "done"
+
+
 async def test_what_a_silent_node_had_not_read_it_does_when_it_is_back() -> None:
     async with Team() as team:
         member = await team.add("work", answer)

@@ -79,6 +79,7 @@ class QueueFaults:
         """Let something that the node says out, now or when it is released."""
         if self.silent or (answer and (self.held or self._out)):
             self._out.append((answer, say))
+            self.bell.ring()
         else:
             say()
 

@@ -130,7 +130,6 @@ class Member:
 
     async def restart(self) -> None:
         """Start it again, after its death or departure: a new incarnation under the old name."""
-        self._heal()
         await self.node.start()
         await self._team.settled()
 
@@ -202,8 +201,7 @@ class Member:
                 await self._occupy(0)
 
     async def _occupy(self, tasks: int) -> None:
-        load = await self.node.occupy(tasks)
-        await self._team.tell_load(self, load)
+        await self.node.occupy(tasks)
         if all(client.unreachable is None for client in self._clients()):
             await self._team.until(
                 lambda: self.state == self.node.state, what=f"{self.key} to be shown as {self.node.state}"

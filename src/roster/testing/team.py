@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from roster.bus import Load, MindBus, open_bus
+from roster.bus import MindBus, open_bus
 from roster.bus.base import Bus
 from roster.bus.memory import MemoryBus
 from roster.bus.memory import stand_ins as bus_stand_ins
@@ -336,10 +336,3 @@ class Team:
         record = self.orchestrator.node(key)
         if record is not None and record.state != "offline":
             await self.orchestrator.vigil.ask(record)
-
-    async def tell_load(self, member: Member, load: Load) -> None:
-        """Have the orchestrator know a node's load now rather than with its next answer."""
-        self.orchestrator.router.full(member.key, (load.active, load.mine, load.capacity, load.seq))
-        record = self.orchestrator.node(member.key)
-        if record is not None:
-            self.orchestrator.room(record)
