@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from roster._clock import boottime
 
 
 class LedgerWriter:
@@ -17,8 +20,9 @@ class LedgerWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, **fields: Any) -> None:
-        """Write one line. What is written before a kill -9 stays."""
-        os.write(self._fd, (json.dumps(fields, separators=(",", ":")) + "\n").encode())
+        """Write one line, with both clocks as this process sees them. What is written before a kill -9 stays."""
+        line = {**fields, "at": round(boottime(), 4), "wall": round(time.time(), 3)}
+        os.write(self._fd, (json.dumps(line, separators=(",", ":")) + "\n").encode())
 
 
 @dataclass(slots=True)
@@ -28,12 +32,18 @@ class Effects:
     Attributes:
         started: executions begun, by command.
         ended: executions finished, by command.
+        stopped: executions that were stopped in the middle, by command.
         nodes: who began each command, in order.
+        finishers: who finished each command, in order.
+        lines: every line: `what`, `command`, `node`, `at` (CLOCK_BOOTTIME) and `wall` (the writer's wall clock).
     """
 
     started: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
+    stopped: Counter[str] = field(default_factory=Counter)
     nodes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    finishers: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Effects:
@@ -46,14 +56,27 @@ class Effects:
                 entry = json.loads(line)
             except ValueError:
                 continue
+            effects.lines.append(entry)
+            command = entry["command"]
             if entry["what"] == "start":
-                effects.started[entry["command"]] += 1
-                effects.nodes[entry["command"]].append(entry["node"])
+                effects.started[command] += 1
+                effects.nodes[command].append(entry["node"])
+            elif entry["what"] == "end":
+                effects.ended[command] += 1
+                effects.finishers[command].append(entry["node"])
             else:
-                effects.ended[entry["command"]] += 1
+                effects.stopped[command] += 1
         return effects
 
     @property
     def finished_twice(self) -> list[str]:
         """Commands whose work was finished more than once."""
         return [command for command, count in self.ended.items() if count > 1]
+
+    def running(self, node: str) -> list[str]:
+        """Return the commands that a node (`namespace/name`) has begun last, and neither finished nor stopped."""
+        return [
+            command
+            for command, nodes in self.nodes.items()
+            if nodes[-1] == node and self.ended[command] + self.stopped[command] < self.started[command]
+        ]

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ class Team:
         directory: passports, logs and the ledger.
         ttl: seconds a registration outlives its holder.
         capacity: commands that one agent runs at once.
-        capabilities: passport entries; all agents have the same.
+        capabilities: passport entries, or names alone; what every agent has unless it is started with others.
     """
 
     registry_url: str
@@ -38,7 +38,7 @@ class Team:
     directory: Path
     ttl: float = 3.0
     capacity: int = 8
-    capabilities: list[dict[str, Any]] = field(default_factory=lambda: [{"name": "work"}])
+    capabilities: Sequence[Mapping[str, Any] | str] = ("work",)
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     starts: int = 0
 
@@ -47,8 +47,24 @@ class Team:
         """The file that the agents write effects into."""
         return self.directory / "ledger.jsonl"
 
-    async def start(self, name: str) -> None:
-        """Start an agent; it is not waited for."""
+    async def start(
+        self,
+        name: str,
+        *,
+        capabilities: Sequence[Mapping[str, Any] | str] | None = None,
+        capacity: int | None = None,
+        behaviour: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start an agent; it is not waited for.
+
+        Args:
+            capabilities: its own ones; without them those of the team.
+            capacity: its own one; without it that of the team.
+            behaviour: do this (a name of `chaos.agent.BEHAVIOURS`) whatever it is asked for.
+            environment: more variables for its process, such as a clock of its own.
+        """
+        offered = self.capabilities if capabilities is None else capabilities
         passport = self.directory / f"{name}.json"
         passport.write_text(
             json.dumps(
@@ -59,17 +75,19 @@ class Team:
                     "spec": {
                         "type": "agent",
                         "version": "1.0.0",
-                        "capabilities": self.capabilities,
-                        "resources": {"max_concurrent_tasks": self.capacity},
+                        "capabilities": [{"name": one} if isinstance(one, str) else one for one in offered],
+                        "resources": {"max_concurrent_tasks": capacity or self.capacity},
                     },
                 }
             )
         )
-        environment = {
+        variables = {
             **os.environ,
             "ROSTER_REGISTRY": self.registry_url,
             "ROSTER_BUS": self.bus_url,
             "ROSTER_TTL": str(self.ttl),
+            "CHAOS_BEHAVIOUR": behaviour,
+            **(environment or {}),
         }
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = await asyncio.create_subprocess_exec(
@@ -78,7 +96,7 @@ class Team:
                 "chaos.agent",
                 str(passport),
                 str(self.ledger),
-                env=environment,
+                env=variables,
                 stdout=log,
                 stderr=log,
             )
@@ -118,6 +136,10 @@ class Team:
         """Return what the agents wrote so far."""
         return Effects.read(self.ledger)
 
+    def log(self, name: str) -> str:
+        """Return what an agent has logged."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")
+
     async def end(self) -> None:
         """End every process that was started, frozen ones too."""
         for process in self.processes.values():
@@ -141,3 +163,24 @@ async def team(registry_url: str | None, bus_url: str | None, **options: Any) ->
             yield made
         finally:
             await made.end()
+
+
+@asynccontextmanager
+async def scene(
+    urls: tuple[str | None, str | None], names: Iterable[str] = ("a1", "a2", "a3", "a4"), **options: Any
+) -> AsyncIterator[tuple[Team, Orchestrator]]:
+    """Yield a team whose agents are ready, and a caller that knows them: the stage for one load and one fault.
+
+    Args:
+        urls: of the registry and of the bus; None: files of its own.
+        names: the agents to start.
+        options: of the team.
+    """
+    wanted = list(names)
+    async with (
+        team(*urls, **options) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
+        await asyncio.gather(*(agents.start(name) for name in wanted))
+        await agents.ready(orchestrator, wanted)
+        yield agents, orchestrator
