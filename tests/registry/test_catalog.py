@@ -237,6 +237,19 @@ def test_whoever_vanishes_within_a_ttl_after_an_outage_is_unknown_first() -> Non
     assert world.lease_ends("b") == ["offline b"]
 
 
+def test_a_node_that_loses_its_lease_and_is_then_removed_within_one_batch_is_removed() -> None:
+    world = World()
+    for name in "abc":
+        world.register(name)
+    changes = []
+    for name in "ab":
+        for key in (status_key("default", name), node_key("default", name)):
+            world.revision += 1
+            changes.append(world.delete(key))
+    assert world.tell(*changes) == ["removed a", "removed b"]
+    assert world.states() == {"c": "ready"}
+
+
 def test_an_orderly_departure_is_never_held_back() -> None:
     world = World()
     for number in range(6):
