@@ -87,7 +87,7 @@ def test_a_selector_that_cannot_be_read_is_told(team: Team) -> None:
 def test_wide_shows_more(team: Team) -> None:
     result = roster("get", "nodes", "-n", "ai-team", "-o", "wide")
 
-    assert result.out.splitlines()[0].split()[-4:] == ["VERSION", "QUEUE", "LABELS", "UID"]
+    assert result.out.splitlines()[0].split()[-5:] == ["VERSION", "QUEUE", "LABELS", "UID", "CONDITIONS"]
     assert result.rows[1][6:9] == ["1.2.0", "agent.ai-team.writer-002", "role=writer,tier=b"]
 
 

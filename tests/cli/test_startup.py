@@ -20,8 +20,8 @@ from roster._loops import LoopThread
 from roster.cli import main
 
 _COMMANDS = (
-    "validate", "schema", "register", "get", "describe", "find", "call", "drain", "undrain", "delete", "prune", "watch",
-    "demo", "completion",
+    "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
+    "watch", "demo", "completion",
 )  # fmt: skip
 
 

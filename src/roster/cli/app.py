@@ -18,6 +18,7 @@ from roster.cli import (
     demo_command,
     describe,
     drain,
+    explain,
     find,
     get,
     logs,
@@ -92,6 +93,7 @@ _add(
 _add(get.get, "get", get.EXAMPLES)
 _add(describe.describe, "describe", describe.EXAMPLES)
 _add(find.find, "find", find.EXAMPLES)
+_add(explain.explain, "explain", explain.EXAMPLES)
 _add(call.call, "call", call.EXAMPLES)
 _add(drain.drain, "drain", drain.DRAIN_EXAMPLES)
 _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)

@@ -20,7 +20,7 @@ from roster.errors import DocumentError
 
 if TYPE_CHECKING:
     from roster.passport import Capability
-    from roster.registry import NodeRecord, NodeStatus
+    from roster.registry import NodeRecord
 
 EXAMPLES = (
     "roster describe node writer-001 -n ai-team",
@@ -64,7 +64,8 @@ async def _nodes(session: Session, names: list[str], namespace: str | None) -> N
 
 async def _capabilities(session: Session, names: list[str], namespace: str | None) -> None:
     async with session.registry() as registry:
-        found = need_offers(offers(await registry.find(namespace=namespace)), names)
+        records = await registry.find(namespace=namespace)
+        found = need_offers(offers(records, await registry.mismatches()), names)
         for number, offer in enumerate(found):
             session.out.lines([*([""] if number else []), *_offer_lines(offer)])
 
@@ -96,7 +97,7 @@ def _node_lines(record: NodeRecord) -> Iterator[str]:
     if passport.resources:
         yield "Resources:"
         yield from (f"  {key}: {_value(value)}" for key, value in passport.resources.items())
-    yield from _conditions(status)
+    yield from _conditions(record)
     yield "Capabilities:" if passport.capabilities else "Capabilities:  <none>"
     for capability in passport.capabilities:
         withdrawn = "" if capability.name in record.capabilities else " (withdrawn at present)"
@@ -110,11 +111,12 @@ def _field(title: str, lines: Iterable[str]) -> Iterator[str]:
         heading = " " * _INDENT
 
 
-def _conditions(status: NodeStatus | None) -> Iterator[str]:
-    if status is None or not status.conditions:
+def _conditions(record: NodeRecord) -> Iterator[str]:
+    conditions = record.conditions
+    if not conditions:
         return
     yield "Conditions:"
-    for condition in status.conditions:
+    for condition in conditions:
         why = ": ".join(text for text in (condition.reason, condition.message) if text)
         since = f" since {condition.since}" if condition.since else ""
         yield f"  {condition.type}={condition.status}{since}{f' ({why})' if why else ''}"
@@ -154,8 +156,11 @@ def _offer_lines(offer: Offer) -> Iterator[str]:
     yield from _field("Name", [offer.name])
     yield from _field("Versions", [", ".join(offer.versions) or "<none>"])
     yield from _field("Nodes", [f"{record.key} ({record.state})" for record in offer.nodes])
+    for mismatch in offer.mismatches:
+        title = f"{mismatch.version or '(no version)'}: {mismatch.said()}"
+        yield from _field("Mismatch", [title])
     declared = offer.declared
     if declared is None:
         return
-    yield "Contract:"
+    yield f"Contract:      as {offer.nodes[0].key} declares it" if offer.mismatches else "Contract:"
     yield from _capability_lines(declared)

@@ -201,11 +201,12 @@ async def _capabilities(
     *,
     header: bool,
 ) -> None:
-    from roster.cli.offers import need_offers, offers
+    from roster.cli.offers import mismatch_lines, need_offers, offers
 
     out = session.out
     async with session.registry() as registry:
-        found = offers(await registry.find(selector=selector, namespace=namespace))
+        records = await registry.find(selector=selector, namespace=namespace)
+        found = offers(records, await registry.mismatches())
         if names:
             found = need_offers(found, names)
         if form == Listing.NAME:
@@ -217,20 +218,39 @@ async def _capabilities(
             out.table(*_capability_table(found, wide=form == Listing.WIDE), header=header)
         else:
             out.note(await _none("capabilities", registry, namespace, selector))
+        if form in (Listing.TABLE, Listing.WIDE):
+            for line in mismatch_lines(found):
+                out.warning(line)
 
 
 def _capability_table(found: list[Offer], *, wide: bool) -> tuple[list[Column], list[list[str]]]:
     columns = [Column("NAME"), Column("VERSIONS"), Column("HEALTHY"), Column("DESCRIPTION", gives_way=True)]
     if wide:
-        columns.append(Column("NODES", gives_way=True))
+        columns += [Column("CONTRACTS", gives_way=True), Column("NODES", gives_way=True)]
     rows = [
         [
             offer.name,
-            ",".join(offer.versions),
+            ",".join(_versions(offer)),
             f"{offer.healthy}/{len(offer.nodes)}",
             offer.description,
-            *([",".join(record.key for record in offer.nodes)] if wide else []),
+            *([_contracts(offer), ",".join(record.key for record in offer.nodes)] if wide else []),
         ]
         for offer in found
     ]
     return columns, rows
+
+
+def _versions(offer: Offer) -> list[str]:
+    """Return its versions, with a mark on those that are declared with different schemas."""
+    marked = {mismatch.version or "" for mismatch in offer.mismatches}
+    found = [f"{version}!" if version in marked else version for version in offer.versions]
+    return [*found, "!"] if "" in marked else found
+
+
+def _contracts(offer: Offer) -> str:
+    from roster.registry.contracts import short
+
+    return ",".join(
+        f"{version or '-'}={'|'.join(map(short, digests))}"
+        for version, digests in sorted(offer.contracts.items())
+    )

@@ -55,7 +55,13 @@ class NodeTable:
             Column("AGE"),
             Column("LAST SEEN"),
             *(
-                [Column("VERSION"), Column("QUEUE"), Column("LABELS", gives_way=True), Column("UID")]
+                [
+                    Column("VERSION"),
+                    Column("QUEUE"),
+                    Column("LABELS", gives_way=True),
+                    Column("UID"),
+                    Column("CONDITIONS", gives_way=True),
+                ]
                 if wide
                 else []
             ),
@@ -73,7 +79,13 @@ class NodeTable:
             show_duration(record.age),
             last_seen(record),
             *(
-                [record.version or "", record.mindbus_queue, show_labels(record.labels), record.uid]
+                [
+                    record.version or "",
+                    record.mindbus_queue,
+                    show_labels(record.labels),
+                    record.uid,
+                    ",".join(f"{one.type}={one.status}" for one in record.conditions),
+                ]
                 if self._wide
                 else []
             ),

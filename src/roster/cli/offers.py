@@ -10,7 +10,7 @@ from roster.errors import NoCapableNodesError
 
 if TYPE_CHECKING:
     from roster.passport import Capability
-    from roster.registry import NodeRecord
+    from roster.registry import Mismatch, NodeRecord
 
 
 @dataclass(slots=True)
@@ -20,10 +20,12 @@ class Offer:
     Attributes:
         name: what callers ask for.
         nodes: who offers it, in whatever state.
+        mismatches: its versions that nodes declare with different schemas.
     """
 
     name: str
     nodes: list[NodeRecord] = field(default_factory=list)
+    mismatches: list[Mismatch] = field(default_factory=list)
 
     @property
     def healthy(self) -> int:
@@ -34,6 +36,18 @@ class Offer:
     def versions(self) -> list[str]:
         """The versions on offer."""
         return sorted({record.capabilities.get(self.name) or "" for record in self.nodes} - {""})
+
+    @property
+    def contracts(self) -> dict[str, dict[str, list[str]]]:
+        """The nodes that are not offline, under the digest of their contract, under the version."""
+        from roster.registry.contracts import contract_digest
+
+        found: dict[str, dict[str, list[str]]] = {}
+        for record in self.nodes:
+            if record.state != "offline":
+                digests = found.setdefault(record.capabilities.get(self.name) or "", {})
+                digests.setdefault(contract_digest(record, self.name), []).append(record.key)
+        return found
 
     @property
     def declared(self) -> Capability | None:
@@ -54,6 +68,8 @@ class Offer:
             "description": self.description,
             "versions": self.versions,
             "healthy": self.healthy,
+            "mismatch": bool(self.mismatches),
+            "contracts": self.contracts,
             "nodes": [
                 {
                     "namespace": record.namespace,
@@ -68,13 +84,26 @@ class Offer:
         }
 
 
-def offers(records: Iterable[NodeRecord]) -> list[Offer]:
-    """Return every capability of these nodes, by name."""
+def offers(records: Iterable[NodeRecord], mismatches: Iterable[Mismatch] = ()) -> list[Offer]:
+    """Return every capability of these nodes, by name, with those of the mismatches that concern it."""
     found: dict[str, Offer] = {}
     for record in records:
         for name in record.capabilities:
             found.setdefault(name, Offer(name)).nodes.append(record)
+    for mismatch in mismatches:
+        offer = found.get(mismatch.capability)
+        if offer is not None:
+            offer.mismatches.append(mismatch)
     return [found[name] for name in sorted(found)]
+
+
+def mismatch_lines(found: Iterable[Offer]) -> list[str]:
+    """Return a warning for each version of a capability that is declared with different schemas."""
+    return [
+        f"contract mismatch: {mismatch.title}: {mismatch.said()}; give the changed contract a version of its own"
+        for offer in found
+        for mismatch in offer.mismatches
+    ]
 
 
 def need_offers(found: Sequence[Offer], names: Sequence[str]) -> list[Offer]:
