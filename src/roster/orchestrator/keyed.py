@@ -3,7 +3,8 @@
 A key goes to the candidate that ranks first for it (rendezvous hash), busy or not, and stays there: another gets it only
 when the registry no longer shows that node as a candidate, or the node is dead. A candidate may have come after the key was
 used. So, unless this caller has seen the first in rank as a candidate for a whole window, it asks the next in rank whether
-they know the key, up to the first whom it has seen for that long. In a team that does not change this costs nothing.
+they know the key, up to the first whom it has seen for that long. It also asks those who take no work at present (draining,
+paused, blocked, a capability withdrawn), since they may be at it still. In a team that does not change this costs nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import Message
@@ -30,6 +31,7 @@ from roster.errors import (
 )
 from roster.orchestrator.budget import pause
 from roster.registry import NodeRecord
+from roster.routing import Routable
 from roster.routing.strategies import rendezvous
 
 if TYPE_CHECKING:
@@ -213,14 +215,21 @@ class KeyedCall:
     async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:
         """Return the node for the next try, or None to look again."""
         self.cut = False
-        ranked = self._ranked(set(exclude))
-        if not ranked:
-            return await self._nobody(set(exclude))
+        excluded = set(exclude)
+        query, router = self._call.query, self._call.team.router
+        question: dict[str, Any] = {
+            "version": query.version,
+            "selector": query.selector,
+            "namespace": query.namespace,
+        }
+        ranked = self._ranked(router.candidates(query.capability, **question), excluded)
         before = self._keys.remembered(self._scope)
         for node in ranked if before is not None else ():
             if (node.key, node.uid) == before:
                 return node
         doubtful = self._keys.doubtful(ranked)
+        if resting := router.resting(query.capability, **question):
+            doubtful += self._ranked(resting, excluded)
         if doubtful:
             holder, silent = await self._ask(doubtful)
             if holder is not None:
@@ -228,16 +237,12 @@ class KeyedCall:
             if silent is not None:
                 await self._wait_for_word(silent)
                 return None
-        return ranked[0]
+        return ranked[0] if ranked else await self._nobody(excluded)
 
-    def _ranked(self, exclude: set[str]) -> list[NodeRecord]:
-        """Return the candidates, busy ones too, best first."""
-        query = self._call.query
-        candidates = self._call.team.router.candidates(
-            query.capability, version=query.version, selector=query.selector, namespace=query.namespace
-        )
+    def _ranked(self, nodes: Iterable[Routable], excluded: set[str]) -> list[NodeRecord]:
+        """Return nodes, busy ones too, best first."""
         score = rendezvous(self._scope)
-        scored = [(score(node.key), node) for node in candidates if node.key not in exclude]
+        scored = [(score(node.key), node) for node in nodes if node.key not in excluded]
         scored.sort(key=lambda one: one[0], reverse=True)
         # The router knows no other nodes than the records that the orchestrator gave it.
         return [cast("NodeRecord", node) for _, node in scored]

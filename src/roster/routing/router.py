@@ -312,6 +312,28 @@ class Router:
         pool = self._pools.pool((capability, version, selector, namespace))
         return [seat.what.node for tier in (pool.first, pool.last) for seat in tier.members.values()]
 
+    def resting(
+        self,
+        capability: str,
+        *,
+        version: VersionRange | str | None = None,
+        selector: Selector | str | None = None,
+        namespace: str | None = None,
+    ) -> list[Routable]:
+        """Return those who would be candidates if they took work: draining or starting ones, and those who withdrew it."""
+        pool = self._pools.pool((capability, version, selector, namespace))
+        able = [
+            account.node
+            for account in self._pools.capable(capability).values()
+            if account.node.state in ("draining", "starting")
+        ]
+        able += [
+            account.node
+            for account in self._pools.withheld(capability).values()
+            if account.node.state != "offline"
+        ]
+        return [node for node in able if pool.mismatch(node) is None]
+
     def free(
         self,
         capability: str,
