@@ -23,8 +23,9 @@ class RetryBudget:
     """A token bucket: each call earns a tenth of a retry, and few can be saved.
 
     When everything fails, retries add at most a tenth to the load (and the reserve, once), so that a struggling team is
-    not finished off by its callers. A command that surely did not start costs nothing: handing it to the next node is
-    not a repetition.
+    not finished off by its callers. A retry that brought the result gives its token back: it was worth its price, and
+    while some nodes of many are out of order every call is still answered. So retries in vain are at most a tenth of the
+    calls. A command that surely did not start costs nothing: handing it to the next node is not a repetition.
 
     Source: "Handling Overload", Site Reliability Engineering, chapter 21 (per-client retry budget of 10 %).
     """
@@ -48,6 +49,10 @@ class RetryBudget:
             return True
         self.denied += 1
         return False
+
+    def refund(self) -> None:
+        """Give back the token of a retry that brought the result."""
+        self._tokens = min(self._tokens + 1.0, _RESERVE)
 
 
 def pause(attempt: int, rng: random.Random) -> float:

@@ -92,6 +92,7 @@ class Call:
     _sends: int = 0
     _strikes: list[str] = field(default_factory=list)
     _refusals: int = 0
+    _paid: bool = False
     _last: CallError | None = None
     _above: Handling | None = None
     _out: set[Outstanding] = field(default_factory=set)
@@ -134,10 +135,15 @@ class Call:
             contract = self.team.contracts.of(node, self.query.capability)
             try:
                 contract.check(self.params)
-                return (await self._try(node, contract)).data.get("result")
+                answer = await self._try(node, contract)
             except CallError as error:
                 self._last = error
+                self._paid = False
                 await self._after(node, contract, error)
+            else:
+                if self._paid:
+                    self.team.budget.refund()
+                return answer.data.get("result")
 
     async def once(self, node: NodeRecord) -> Any:
         """Ask this node and no other; return its result.
@@ -223,10 +229,13 @@ class Call:
         if nodes:
             return self.team.rng.choice(nodes)
         left = self.deadline - boottime()
-        if left <= 0 or not any(row.state in ("ready", "busy") for row in rows):
+        # One that leaves, or whose lease ended with those of all others, may be back in a moment.
+        if left <= 0 or all(row.state == "offline" for row in rows):
             assert self._last is not None  # noqa: S101 - it has struck before
             self._give_up(self._last)
         await asyncio.sleep(min(left, pause(1, self.team.rng)))
+        # Those that refused were not idle, and may be now.
+        self._tried = {key: uid for key, uid in self._tried.items() if key in self._strikes}
         return None
 
     async def _wait(self, error: AllNodesBusyError) -> bool:
@@ -423,6 +432,8 @@ class Call:
         if contract.idempotent is False:
             self._give_up(error)
         if isinstance(error, DeliveryError):
+            if error.details.get("stopped"):
+                return  # its node lives, and stopped it for another reason: that is no strike
             self._strikes.append(node.key)
             if len(self._strikes) >= MAX_ATTEMPTS:
                 await self._bury(node, error)
@@ -436,6 +447,7 @@ class Call:
             self._give_up(error)
         if not self.team.budget.spend():
             self._give_up(error)
+        self._paid = True
         await asyncio.sleep(min(left, pause(self._executions, self.team.rng)))
 
     async def _bury(self, node: NodeRecord, error: CallError) -> NoReturn:
