@@ -158,18 +158,22 @@ class Engine:
             self.give_back(work, f"{self.key} {next(iter(self._closed_for.values()), 'takes no work')}")
         return len(waiting)
 
-    def give_back(self, work: Work, why: str, *, lost: bool = False) -> None:
+    def give_back(self, work: Work, why: str, *, lost: bool = False, stood_still: bool = False) -> None:
         """Answer without a result: `refused` for what has not started; what runs is stopped.
 
         Args:
             lost: this node has no right to the work any more; its caller should do as if the node were dead.
+            stood_still: it is lost because the process stood still, which the work itself may have caused.
         """
         if work.stage is Stage.WAITING:
             error: CallError = DeliveryError(why, code=Code.UNAVAILABLE, outcome="refused", retryable=True)
         else:
             self._stop_running(work, why)
             if lost:
-                error = DeliveryError(why, code=Code.UNAVAILABLE, outcome="unknown", retryable=True)
+                details = {} if stood_still else {"stopped": True}
+                error = DeliveryError(
+                    why, code=Code.UNAVAILABLE, outcome="unknown", retryable=True, details=details
+                )
                 if work.entry is not None:
                     work.entry.lost = True
             else:

@@ -584,10 +584,12 @@ class Node:
 
     def _on_lost(self, why: str) -> None:
         """The lease is gone: others may have our work. I/O loop."""
-        engine = self._engine
+        engine, presence = self._engine, self._presence
         if engine is not None:
+            stood_still = presence is not None and presence.stood_still
+            why = f"{self.key} lost its registration: {why}"
             for work in engine.hands.everything():
-                engine.give_back(work, f"{self.key} lost its registration: {why}", lost=True)
+                engine.give_back(work, why, lost=True, stood_still=stood_still)
 
     def _on_fatal(self, error: BaseException) -> None:
         """Somebody else has the name: end. I/O loop."""

@@ -49,6 +49,7 @@ class Presence:
         self.passport = passport
         self.hop = hop
         self.started = False
+        self.stood_still = False
         self._registry_url = registry_url
         self._bus_url = bus_url
         self._ttl = ttl
@@ -112,9 +113,14 @@ class Presence:
         for capability, finding in findings:
             self.found(capability, finding)
         engine.open_for("starting")
-        await registration.set_state("ready")
-        self._shown = "ready"
+        # From here on it may have work in hand, which whoever ends the node lets it finish.
         self.started = True
+        self._shown = "ready"
+        try:
+            await registration.set_state("ready")
+        except StoreError as error:
+            # It is kept, and written as soon as the store is back.
+            logger.warning("%s could not say that it is ready: %s", self.passport.key, error)
         self._watcher = asyncio.create_task(self._watch())
 
     async def _serve(self, engine: Engine) -> None:
@@ -140,6 +146,7 @@ class Presence:
     def _woke(self) -> None:
         gap, long = self.standstill.io_woke()
         if long and self._registration is not None:
+            self.stood_still = True
             self._registration.lose("this process stood still for half of its TTL or longer")
         elif gap >= SHORT and self._engine is not None:
             self._engine.stood_still(gap)
@@ -150,6 +157,7 @@ class Presence:
         self._lost(why)
 
     def _on_registered(self, uid: str) -> None:
+        self.stood_still = False
         if self._engine is not None:
             self._engine.uid = uid
             self._engine.open_for("lost")
@@ -188,7 +196,8 @@ class Presence:
 
     def _to_show(self) -> str:
         """Say what `report` does not: between `ready` and `busy` the registration sees the difference by itself."""
-        return "draining" if self._engine is not None and self._engine.reasons else "ready"
+        # While it is lost there is nothing to write to, and the next incarnation begins with what was said last.
+        return "draining" if self._engine is not None and self._engine.reasons.keys() - {"lost"} else "ready"
 
     async def _show_state(self, registration: Registration) -> None:
         while (state := self._to_show()) != self._shown:
