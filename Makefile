@@ -23,6 +23,7 @@ demo: setup  ## three writers, one editor, sixty commands, one kill -9
 	@.venv/bin/roster demo
 
 test: setup-dev lint  ## lint, then the whole test suite
+	@scripts/setup-tests
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: setup-dev  ## ruff, mypy --strict, the layers
