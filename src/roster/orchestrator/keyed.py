@@ -10,7 +10,6 @@ paused, blocked, a capability withdrawn), since they may be at it still. In a te
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import logging
 from collections import OrderedDict
@@ -156,14 +155,19 @@ class Keys:
     async def wait(self, key: str, priority: int, seconds: float) -> None:
         """Wait until something changes at a node, at most so many seconds."""
         woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting.setdefault(key, []), (-priority, next(self._numbers), woken))
+        place = (-priority, next(self._numbers), woken)
+        places = self._waiting.setdefault(key, [])
+        places.append(place)
         try:
             async with asyncio.timeout(seconds):
                 await woken
         except TimeoutError:
             pass  # it was bounded so that what nobody tells is looked at, too
         finally:
-            woken.cancel()
+            if place in places:
+                places.remove(place)
+            if not places and self._waiting.get(key) is places:
+                del self._waiting[key]
 
     def room(self, key: str) -> None:
         """A node may have room: wake a call that waits for it."""
@@ -178,14 +182,9 @@ class Keys:
 
     def wake(self, key: str) -> None:
         """Wake the first call that waits for a node."""
-        heap = self._waiting.get(key)
-        while heap:
-            _, _, woken = heapq.heappop(heap)
-            if not woken.done():
-                woken.set_result(None)
-                break
-        if heap is not None and not heap:
-            del self._waiting[key]
+        waiting = [place for place in self._waiting.get(key, ()) if not place[2].done()]
+        if waiting:
+            min(waiting, key=lambda place: place[:2])[2].set_result(None)
 
 
 class KeyedCall:
@@ -297,12 +296,7 @@ class KeyedCall:
         left = call.deadline - boottime()
         full = error.code is Code.RESOURCE_EXHAUSTED and not self.cut
         if full and (call.on_busy == "fail" or left <= 0):
-            raise AllNodesBusyError(
-                f"{node.key}, which this key of {call.query.capability} belongs to, has no room",
-                capability=call.query.capability,
-                passed_over=call.team.rows(call.query),
-                attempts=call.attempts,
-            )
+            raise self._no_room(node)
         if left <= 0:
             call._give_up(call._too_late(error))
         attempts = call.attempts
@@ -316,6 +310,17 @@ class KeyedCall:
             call._pass_over(node)
             return
         await self._pause(node, left)
+        if full and call.deadline <= boottime():
+            raise self._no_room(node)
+
+    def _no_room(self, node: NodeRecord) -> AllNodesBusyError:
+        call = self._call
+        return AllNodesBusyError(
+            f"{node.key}, which this key of {call.query.capability} belongs to, has no room",
+            capability=call.query.capability,
+            passed_over=call.team.rows(call.query),
+            attempts=call.attempts,
+        )
 
     async def failed(self, node: NodeRecord) -> None:
         """It may have started. If its node is gone the next in rank gets it; else the same one again."""
