@@ -334,7 +334,6 @@ class Registry(_Facade[AsyncRegistry]):
     get = _waiting(AsyncRegistry.get)
     capabilities = _waiting(AsyncRegistry.capabilities)
     mismatches = _waiting(AsyncRegistry.mismatches)
-    mismatches = _waiting(AsyncRegistry.mismatches)
     watch = _iterating(AsyncRegistry.watch)
     synced = _waiting(AsyncRegistry.synced)
     drain = _waiting(AsyncRegistry.drain)

@@ -168,6 +168,17 @@ def test_the_table_of_configuration_is_that_of_the_code(document: Document) -> N
     assert set(rows) - {"NO_COLOR"} <= read
 
 
+@BOTH
+def test_every_command_that_it_names_is_one(document: Document) -> None:
+    (sentence,) = re.findall(r"^.*`roster explain`.*\n.*$", document.prose, re.MULTILINE)
+    named = {name.removeprefix("roster ").split()[0] for name in re.findall(r"`([a-z ]+)`", sentence)}
+    assert len(named) >= 8
+    shown = subprocess.run(
+        [Path(sys.executable).parent / "roster", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert named <= set(re.findall(r"^  ([a-z]+) ", shown, re.MULTILINE))
+
+
 # -- the way of comparing ---------------------------------------------------------------------------------------------
 
 
