@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.conftest import eventually, passport
 
-from roster import Node, Orchestrator
+from roster import Node, Orchestrator, Registry
 from roster.bus import Message
 from roster.bus.context import Handling, current_command
 from roster.errors import (
@@ -216,7 +216,16 @@ def test_the_retry_budget_holds_a_tenth_of_the_calls_and_a_small_reserve() -> No
     for _ in range(1000):
         budget.earn()
         spent += budget.spend()
-    assert spent == pytest.approx(1000 * 0.1 + 5, abs=1)
+    assert spent == pytest.approx(1000 * 0.1 + 10, abs=1)
+
+
+def test_a_retry_that_brought_the_result_costs_nothing() -> None:
+    budget = RetryBudget()
+    assert all(budget.spend() for _ in range(10))
+    assert not budget.spend()
+    budget.refund()
+    assert budget.spend()
+    assert not budget.spend()
 
 
 @pytest.mark.parametrize("idempotent", [None, True, False])
@@ -372,3 +381,20 @@ async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls
             await call
         with pytest.raises(ConfigError, match="closed"):
             await orchestrator.call("work")
+
+
+async def test_a_node_that_is_registered_but_not_on_the_bus_is_given_up_with_the_cause(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.orchestrator.call._RETURN_WAIT", 0.2)
+    async with (
+        Registry.connect(urls[0]) as registry,
+        Orchestrator.connect(*urls) as orchestrator,
+        await registry.register(passport("absent", "work")),
+    ):
+        with pytest.raises(NoCapableNodesError, match="nobody consumes the queue") as caught:
+            await orchestrator.call("work", timeout=20)
+        assert caught.value.attempts
+        assert all(attempt.outcome == "not_sent" for attempt in caught.value.attempts)
+        with pytest.raises(CallTimeoutError, match="nobody consumes the queue"):
+            await orchestrator.call("work", timeout=0.05)

@@ -14,7 +14,7 @@ MAX_DEPTH = 8
 """Delegations in a row at most: node to node to node."""
 
 _RATIO = 0.1
-_RESERVE = 5.0
+_RESERVE = 10.0
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
 _ANSWER_MARGIN = 0.25
 _MAX_REFUSALS = 64
+# How long a call waits for registered nodes that nobody can reach: what an agent needs to be started again.
+_RETURN_WAIT = 3.0
 _SOLO = {"solo": "true"}
 
 logger = logging.getLogger("roster.orchestrator")
@@ -93,6 +95,7 @@ class Call:
     _strikes: list[str] = field(default_factory=list)
     _refusals: int = 0
     _paid: bool = False
+    _alone_since: float | None = None
     _last: CallError | None = None
     _above: Handling | None = None
     _out: set[Outstanding] = field(default_factory=set)
@@ -260,7 +263,12 @@ class Call:
         alive = any(
             row.state in ("ready", "busy", "unknown") and row.node in self._tried for row in error.passed_over
         )
-        if not self._tried or not alive or self._refusals >= _MAX_REFUSALS or left <= 0:
+        now = boottime()
+        if self._alone_since is None:
+            self._alone_since = now
+        # Registered but not on the bus: it is being started again, or it never serves commands.
+        hopeless = isinstance(self._last, BusUnavailableError) and now - self._alone_since >= _RETURN_WAIT
+        if not self._tried or not alive or hopeless or self._refusals >= _MAX_REFUSALS or left <= 0:
             if self._last is not None and (
                 left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))
             ):
@@ -282,6 +290,8 @@ class Call:
         started = boottime()
         left = self.deadline - started
         if left <= 0:
+            if self._last is not None:
+                raise self._too_late(self._last)
             raise CallTimeoutError(f"{self.query.capability} had no time left to be sent", outcome="not_sent")
         limit = min(value for value in (left, contract.timeout, self.attempt_timeout) if value is not None)
         message = self._message(node, limit)
@@ -292,7 +302,7 @@ class Call:
             exchange = await team.bus.send(node.mindbus_queue, message, on_progress=self._progress(node))
             outstanding = Outstanding(exchange, message, node, self, contract, started)
             try:
-                answer = await self._answer(outstanding, limit if limit >= left else limit + _ANSWER_MARGIN)
+                answer = await self._answer(outstanding, min(left, limit + _ANSWER_MARGIN))
             except CallTimeoutError:
                 outcome = "timeout"
                 raise
@@ -429,6 +439,7 @@ class Call:
                 self._give_up(error)
             return
         self._executions += 1
+        self._alone_since = None
         if contract.idempotent is False:
             self._give_up(error)
         if isinstance(error, DeliveryError):

@@ -133,7 +133,7 @@ class Orchestrator:
             An object for `async with`; awaiting it gives an orchestrator that is closed with `close`.
 
         Raises:
-            ConfigError: a URL or the strategy is wrong.
+            ConfigError: a URL, the strategy or the namespace is wrong.
         """
         return Connecting(registry_url, bus_url, strategy, namespace)
 
