@@ -11,10 +11,10 @@ from roster import Orchestrator
 
 
 async def half_failing(registry: str | None, bus: str | None) -> Report:
-    """Three of six agents fail at everything, and say that another try makes sense."""
+    """Two of four agents fail at everything, and say that another try makes sense."""
     count = 2000
     report = Report()
-    names = [f"a{n}" for n in range(1, 7)]
+    names = [f"a{n}" for n in range(1, 5)]
     async with (
         team(registry, bus, capacity=4) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
