@@ -462,7 +462,12 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
 
     @classmethod
     def connect(
-        cls, registry_url: str | None = None, bus_url: str | None = None, *, strategy: str = "least_loaded"
+        cls,
+        registry_url: str | None = None,
+        bus_url: str | None = None,
+        *,
+        strategy: str = "least_loaded",
+        namespace: str | None = None,
     ) -> Orchestrator:
         """Open registry and bus. See `roster.Orchestrator.connect`.
 
@@ -470,14 +475,17 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
             registry_url: without it `ROSTER_REGISTRY`, else the user's SQLite file.
             bus_url: without it `ROSTER_BUS`, else the user's local bus.
             strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
+            namespace: the caller's own, whose idempotency keys its calls use.
 
         Raises:
-            ConfigError: a URL or the strategy is wrong.
+            ConfigError: a URL, the strategy or the namespace is wrong.
             StoreUnavailableError, BusUnavailableError: one of them cannot be reached.
         """
 
         async def opened() -> AsyncOrchestrator:
-            return await AsyncOrchestrator.connect(registry_url, bus_url, strategy=strategy)
+            return await AsyncOrchestrator.connect(
+                registry_url, bus_url, strategy=strategy, namespace=namespace
+            )
 
         portal = _portal()
         made = cls(portal.run(opened()), portal)

@@ -80,6 +80,13 @@ async def test_the_file_is_private_and_stands_where_the_documentation_says(priva
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+async def test_a_node_of_a_registry_in_memory_leaves_no_file(private_state: Path) -> None:
+    async with opened("memory://one") as kept:
+        assert await kept.keep(scope(1), answer())
+        assert await kept.find(scope(1)) == answer()
+    assert not private_state.exists()
+
+
 async def test_nothing_is_opened_before_the_first_key(private_state: Path) -> None:
     async with opened():
         pass

@@ -446,11 +446,11 @@ async def test_when_the_window_is_over_the_work_is_done_again(urls: Urls) -> Non
 
 
 async def test_what_cannot_be_written_is_sent_all_the_same_and_the_node_says_so(
-    urls: Urls, private_state: Path
+    file_urls: Urls, private_state: Path
 ) -> None:
     private_state.mkdir(exist_ok=True)
     (private_state / "answers").write_text("in the way")
-    async with team(urls, "a") as made:
+    async with team(file_urls, "a") as made:
         caller = await made.caller()
         assert await caller.call("work", idempotency_key="k") == "a did 1"
         assert await caller.call("work", idempotency_key="k") == "a did 1", "as long as the process lives"

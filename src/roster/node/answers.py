@@ -48,8 +48,6 @@ _SCHEMA = 1
 
 # A thread that cannot be started is a RuntimeError.
 _TROUBLES = (OSError, ConfigError, sqlite3.Error, RuntimeError)
-# A registry in memory dies with its process, and so does what belongs to its nodes.
-_PROCESS = os.urandom(8).hex()
 
 T = TypeVar("T")
 
@@ -70,9 +68,12 @@ class Kept:
 
 
 class AnswerFile:
-    """The file. Used by one thread at a time; every method may raise `OSError`, `ConfigError` or `sqlite3.Error`."""
+    """The file; without a path it is in memory. Used by one thread at a time.
 
-    def __init__(self, path: Path, *, window: float, boot: bytes, now: Callable[[], float]) -> None:
+    Every method may raise `OSError`, `ConfigError` or `sqlite3.Error`.
+    """
+
+    def __init__(self, path: Path | None, *, window: float, boot: bytes, now: Callable[[], float]) -> None:
         self._path = path
         self._window = window
         self._boot = boot
@@ -160,6 +161,8 @@ class AnswerFile:
         return self._open_
 
     def _identity(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
         try:
             info = self._path.stat()
         except FileNotFoundError:
@@ -169,6 +172,8 @@ class AnswerFile:
     def set_aside(self, error: Exception) -> None:
         """Begin anew: this is no database, or a damaged one. What it kept is lost, and that must not go on for ever."""
         self.close()
+        if self._path is None:
+            return
         damaged = self._path.with_suffix(".damaged")
         self._path.replace(damaged)
         self._path.with_name(self._path.name + "-journal").unlink(missing_ok=True)
@@ -180,9 +185,12 @@ class AnswerFile:
         )
 
     def _opened(self) -> sqlite3.Connection:
-        ensure_private_dir(self._path.parent)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        if self._path is not None:
+            ensure_private_dir(self._path.parent)
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(
+            self._path or ":memory:", timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
+        )
         try:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA journal_mode = PERSIST")
@@ -221,7 +229,8 @@ class Answers:
     Args:
         node: `namespace/name`; the file is `{state directory}/answers/{namespace}.{name}.db`.
         team: called at the first key for the URL of the registry that the node is in. Two nodes of one name in two
-            registries share the file, and nothing in it.
+            registries share the file, and nothing in it. What belongs to a registry in memory
+            is kept in memory.
         window: seconds that an answer is kept.
         report: called on the loop with what is wrong, or None when nothing is any more.
         now: the clock that decides.
@@ -241,6 +250,7 @@ class Answers:
         self._node = node
         self._team = team
         self._team_key = b""
+        self._in_memory = False
         self._window = window
         self._report = report
         self._now = now
@@ -307,8 +317,7 @@ class Answers:
     def _key(self, scope: str) -> bytes:
         if not self._team_key:
             team = self._team()
-            if team.startswith("memory:"):
-                team += _PROCESS
+            self._in_memory = team.startswith("memory:")
             self._team_key = blake2b(team.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         return blake2b(bytes.fromhex(scope), key=self._team_key, digest_size=16).digest()
 
@@ -346,7 +355,7 @@ class Answers:
             # Imported here: few nodes ever see a key, and those with another store need nothing else of SQLite's.
             from roster.store.sqlite.boot import boot_id
 
-            path = state_dir() / "answers" / self._name
+            path = None if self._in_memory else state_dir() / "answers" / self._name
             self._file = AnswerFile(path, window=self._window, boot=boot_id(), now=self._now)
         if len(self._jobs) >= MAX_JOBS:
             raise OSError("the disk does not answer, and too much waits for it")
