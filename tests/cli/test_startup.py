@@ -21,7 +21,7 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "demo", "completion",
+    "watch", "doctor", "demo", "completion",
 )  # fmt: skip
 
 

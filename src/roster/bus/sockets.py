@@ -60,16 +60,23 @@ def prepare_directory(directory: Path) -> Path:
     Raises:
         ConfigError: it cannot be made, or belongs to somebody else.
     """
+    used = socket_directory(directory)
+    if used == Path(os.path.realpath(directory)):
+        return ensure_private_dir(used)
+    _own_directory(used.parent)
+    _own_directory(used)
+    return used
+
+
+def socket_directory(directory: Path) -> Path:
+    """Return where the sockets of a bus directory are, and make nothing."""
     # Two names of one directory must lead to the same sockets.
     real = Path(os.path.realpath(directory))
     if len(os.fsencode(real)) + 1 + _NAME_BYTES <= MAX_PATH_BYTES:
-        return ensure_private_dir(real)
+        return real
     # Not TMPDIR and not XDG_RUNTIME_DIR: a service and a login session of one user differ in both.
-    base = Path(f"/tmp/roster-{os.getuid()}")  # noqa: S108 - made private and checked against strangers below
-    _own_directory(base)
-    short = base / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
-    _own_directory(short)
-    return short
+    base = Path(f"/tmp/roster-{os.getuid()}")  # noqa: S108 - made private and checked against strangers by its user
+    return base / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
 
 
 def leave_directory(named: Path, used: Path) -> None:

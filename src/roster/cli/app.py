@@ -17,6 +17,7 @@ from roster.cli import (
     delete,
     demo_command,
     describe,
+    doctor_command,
     drain,
     explain,
     find,
@@ -100,6 +101,7 @@ _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)
+_add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)
 

@@ -40,6 +40,11 @@ def show(verbose: int, form: Format) -> None:
         logger.propagate = False
 
 
+def errors_only() -> None:
+    """Show no warnings: for a command whose result is what they would say."""
+    logging.getLogger("roster").setLevel(logging.ERROR)
+
+
 def quiet() -> None:
     """Leave the library's log as it was found."""
     logger = logging.getLogger("roster")

@@ -51,6 +51,11 @@ class Output:
         """Print one line."""
         self._write([safe(text)])
 
+    def marked_line(self, mark: str, style: str, text: str) -> None:
+        """Print one line that begins with a word in a colour."""
+        painted = f"\x1b[{style}m{mark}\x1b[0m" if self.colour and sys.stdout.isatty() else mark
+        self._write([painted + safe(text)])
+
     def lines(self, texts: Iterable[str]) -> None:
         """Print several lines."""
         self._write(safe(text) for text in texts)
@@ -104,6 +109,12 @@ class Output:
     def error(self, text: str) -> None:
         """Say in one line why it failed and what to do."""
         self._aside("error", self._painted("error:", "31") + " " + safe(text), text)
+
+    def progress(self, text: str) -> None:
+        """Say what is being done, in a line of a terminal that the next one overwrites; an empty text removes it."""
+        if sys.stderr.isatty() and not self.structured:
+            sys.stderr.write(f"\r\x1b[K{f'{safe(text)} ...' if text else ''}")
+            sys.stderr.flush()
 
     def _aside(self, level: str, line: str, text: str) -> None:
         self._write([json_line(level, "roster.cli", text) if self.structured else line], sys.stderr)

@@ -1,0 +1,215 @@
+"""Examines the store: whether it answers, how fast, and what it says of itself; returns the nodes that it lists."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+
+from roster.cli.doctor.finding import Finding, fail, ok, warn
+from roster.errors import ConfigError, StoreError
+from roster.registry.catalog import Catalog, Staging
+from roster.registry.keys import ROOT
+from roster.store import Entry, Store, StoreInfo, open_store, store_url
+from roster.store.sqlite.inspect import FileFacts, look
+
+AREA = "store"
+OPEN_DEADLINE = 5.0
+ASK_DEADLINE = 5.0
+LIST_DEADLINE = 20.0
+SLOW = 0.1
+PAGE = 500
+SCARCE = 64 * 1024 * 1024
+FULL = 1024 * 1024  # below it SQLite's log of one larger transaction may not fit
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the store lists, read once; no watch was opened for it.
+
+    Attributes:
+        catalog: the nodes.
+        entries: the documents as stored, by key.
+        info: what the store says of itself.
+        path: the registry file, empty for other engines.
+    """
+
+    catalog: Catalog
+    entries: dict[str, Entry]
+    info: StoreInfo
+    path: str
+
+
+async def examine(url: str | None) -> tuple[list[Finding], Listing | None]:
+    """Return findings, and what is listed if the store could be read."""
+    try:
+        where = store_url(url)
+    except ConfigError as error:
+        return [fail(AREA, str(error), "correct the URL")], None
+    found: list[Finding] = []
+    if where.scheme == "sqlite":
+        found, usable = file_findings(where.path)
+        if not usable:
+            return found, None
+    if where.scheme == "memory":
+        found.append(
+            warn(
+                AREA,
+                f"the registry {where.display} is seen by this process alone",
+                "set ROSTER_REGISTRY to the one that your agents use",
+            )
+        )
+    try:
+        store = open_store(url)
+    except ConfigError as error:
+        return [*found, fail(AREA, str(error), "use an engine that this version has")], None
+    try:
+        async with asyncio.timeout(OPEN_DEADLINE):
+            await store.__aenter__()
+        info, took = await _ask(store)
+        found += say(store.url, info, took)
+        listing = await _list(store, info, where.path)
+    except StoreError as error:
+        what, _, remedy = str(error).partition(": ")
+        return [*found, fail(AREA, what, remedy or "see the store's own log")], None
+    except TimeoutError:
+        return [
+            *found,
+            fail(
+                AREA,
+                f"the store {store.url} does not answer within {ASK_DEADLINE:g} s",
+                "see whether it runs, or whether a process that holds its lock is stopped",
+            ),
+        ], None
+    finally:
+        await _close(store)
+    return found, listing
+
+
+async def _close(store: Store) -> None:
+    try:
+        async with asyncio.timeout(ASK_DEADLINE):
+            await store.close()
+    except (StoreError, TimeoutError):
+        pass  # what is wrong with it has been found before
+
+
+async def _ask(store: Store) -> tuple[StoreInfo, float]:
+    """Ask it three times, writing nothing; return the last answer and the median of the times."""
+    times = []
+    for _ in range(3):
+        began = perf_counter()
+        async with asyncio.timeout(ASK_DEADLINE):
+            info = await store.info()
+        times.append(perf_counter() - began)
+    return info, median(times)
+
+
+async def _list(store: Store, info: StoreInfo, path: str) -> Listing:
+    catalog, staging = Catalog(thaw_grace=False), Staging()
+    entries: dict[str, Entry] = {}
+    async with asyncio.timeout(LIST_DEADLINE):
+        page = await store.list(ROOT, limit=PAGE)
+        while True:
+            catalog.stage(page.entries, staging)
+            entries.update((entry.key, entry) for entry in page.entries)
+            if page.next is None:
+                break
+            page = await store.list(ROOT, limit=PAGE, after=page.next, revision=page.revision)
+    for _ in catalog.swap(staging, page.revision):
+        pass
+    return Listing(catalog, entries, info, path)
+
+
+def say(url: str, info: StoreInfo, took: float) -> list[Finding]:
+    """Put what the store says of itself into findings."""
+    facts = f"{url} answers in {took * 1000:.1f} ms (revision {info.revision}, compacted to {info.compacted}"
+    details = dict(info.details)
+    extra = "".join(f", {name} {details[name]}" for name in ("keys", "leases") if name in details)
+    found = [
+        ok(AREA, f"{facts}{extra})")
+        if took < SLOW
+        else warn(AREA, f"{facts}{extra}): slow", "see what else uses its disk or its machine")
+    ]
+    for name, text in info.details:
+        if name == "readonly":
+            found.append(
+                fail(
+                    AREA,
+                    f"the registry can be read but not written: {text}; no node can register",
+                    "give this user the rights to the file and its directory, or name another in ROSTER_REGISTRY",
+                )
+            )
+        elif name == "wakeups":
+            found.append(
+                warn(AREA, f"changes are seen late: {text}", "make the directory beside the file writable")
+            )
+        elif name.startswith("lease "):
+            found.append(
+                warn(
+                    AREA,
+                    f"{name} {text}",
+                    "restart its holder; if many are named, this process's own clock is wrong",
+                )
+            )
+    return found
+
+
+def file_findings(path: str) -> tuple[list[Finding], bool]:
+    """Examine a registry file before it is opened; say as well whether it may be.
+
+    A client makes the file that is not there, and repairs what was taken from beside it: this command writes nothing.
+    """
+    try:
+        facts = look(path)
+    except OSError as error:
+        what = f"the registry file {path} cannot be looked at: {error.strerror}"
+        return [fail(AREA, what, "give this user the rights, or name another in ROSTER_REGISTRY")], False
+    broken = _broken(facts)
+    if broken is not None:
+        return [broken], False
+    found = []
+    if facts.mode & (stat.S_IWGRP | stat.S_IWOTH):
+        found.append(warn(AREA, f"{facts.path} can be written by other users", f"chmod go-w '{facts.path}'"))
+    if facts.free is not None and facts.free < SCARCE:
+        left = f"{facts.free // 1024} KiB are free where {facts.path} lies"
+        if facts.free < FULL:
+            found.append(
+                fail(
+                    AREA,
+                    f"the disk is full: {left}; leases go on, nothing else can be written",
+                    "free some space",
+                )
+            )
+        else:
+            found.append(warn(AREA, f"the disk is nearly full: {left}", "free some space"))
+    return found, True
+
+
+def _broken(facts: FileFacts) -> Finding | None:
+    """Return what forbids to open a registry file."""
+    name = f"the registry file {facts.path}"
+    again = "agents that run register again by themselves; start those that do not"
+    if facts.size is None and (facts.used or facts.leases):
+        return fail(AREA, f"{name} was deleted", again)
+    if facts.size is None:
+        return warn(
+            AREA,
+            f"{name} is not there: nothing was ever registered",
+            "start an agent, or name the registry that your agents use in ROSTER_REGISTRY",
+        )
+    if facts.size == 0:
+        return fail(AREA, f"{name} is empty", f"delete it; {again}")
+    if not facts.used:
+        return warn(
+            AREA,
+            f"{name} was never used in this place (a copy?), so it is not opened",
+            "start an agent on it, or name another registry in ROSTER_REGISTRY",
+        )
+    if not facts.same:
+        return fail(AREA, f"{name} was replaced by another", again)
+    if not facts.leases:
+        return fail(AREA, f"{name} has lost its file of leases ({facts.path.name}-leases)", again)
+    return None
