@@ -5,6 +5,7 @@ from __future__ import annotations
 from chaos.report import Scenario
 from chaos.scenarios.crowd import crowd
 from chaos.scenarios.failing import all_failing, half_failing
+from chaos.scenarios.keyed import repeats
 from chaos.scenarios.restarts import kill_and_restart, rolling_restart
 from chaos.scenarios.standing import blocked_loop, freeze
 
@@ -18,5 +19,6 @@ ALL: dict[str, Scenario] = {
     "blocked-loop": blocked_loop,
     "half-failing": half_failing,
     "all-failing": all_failing,
+    "repeats": repeats,
     "two-hundred": crowd,
 }
