@@ -212,6 +212,9 @@ class Demo:
     def _look(self, orchestrator: Orchestrator) -> None:
         for name, row in self._board.rows.items():
             row.load = 0 if row.state in ("gone", "offline") else _active(orchestrator, name)
+            if row.state in ("ready", "busy"):
+                # Answers carry the load; the registry hears of it a moment later.
+                row.state = "busy" if row.load >= row.capacity else "ready"
 
     async def _keep_showing(self, live: Live, orchestrator: Orchestrator) -> None:
         while True:
