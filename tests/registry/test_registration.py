@@ -503,3 +503,24 @@ async def test_offline_nodes_can_be_deleted_and_pruned(registry: Registry) -> No
     assert await registry.prune(older_than=1e12) == []
     assert await registry.prune(older_than=3600) == ["default/founding"]
     await eventually(lambda: [record.name for record in registry.informer.all()] == ["writer-001"])
+
+
+async def test_an_outage_is_logged_when_it_begins_and_when_it_is_over_and_not_at_each_try(
+    faulty: tuple[FaultyStore, Registry, Registry], caplog: pytest.LogCaptureFixture
+) -> None:
+    store, registry, _ = faulty
+    caplog.set_level("DEBUG", "roster.registry")
+    registration = await registry.register(passport("a", "x"), ttl=1)
+    store.take_away()
+    await eventually(lambda: len([one for one in caplog.records if "could not reach" in one.message]) >= 3)
+    store.give_back()
+    await eventually(lambda: [one for one in caplog.records if "reaches the store again" in one.message])
+    await registration.deregister()
+
+    told = [one for one in caplog.records if one.levelname != "DEBUG" and "the store" in one.message]
+    assert [(one.levelname, one.message.split(",")[0]) for one in told] == [
+        ("WARNING", "default/a could not reach the store"),
+        ("INFO", "default/a reaches the store again"),
+    ]
+    assert {vars(one)["node"] for one in told} == {"default/a"}
+    assert {vars(one)["uid"] for one in told} == {registration.uid}

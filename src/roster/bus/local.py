@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import socket
 import weakref
@@ -42,8 +41,6 @@ from roster.bus.sockets import (
 from roster.bus.topics import check_key, check_patterns, check_queue
 from roster.bus.wire import Wires
 from roster.errors import BusUnavailableError, ConfigError
-
-log = logging.getLogger("roster.bus")
 
 CONNECT_TIMEOUT = 2.0
 CHECK_INTERVAL = 5.0

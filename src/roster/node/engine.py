@@ -507,6 +507,12 @@ def error_of(raised: BaseException, handler: Handler, key: str) -> CallError:
         return raised
     if isinstance(raised, asyncio.CancelledError):
         return CallCancelledError(f"{handler.capability.name} was stopped on {key}")
-    logger.error("%s: %s raised", key, handler.capability.name, exc_info=raised)
+    logger.error(
+        "%s: %s raised",
+        key,
+        handler.capability.name,
+        exc_info=raised,
+        extra={"node": key, "capability": handler.capability.name},
+    )
     text = f"{type(raised).__name__}: {raised}"[:_MAX_ERROR_TEXT]
     return RemoteError(text, code=Code.UNKNOWN)

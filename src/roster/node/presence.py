@@ -206,7 +206,13 @@ class Presence:
                 await registration.set_state(state)
             except StoreError as error:
                 # It is kept, and written as soon as the store is back.
-                logger.warning("%s could not say that it is %s: %s", self.passport.key, state, error)
+                logger.warning(
+                    "%s could not say that it is %s: %s",
+                    self.passport.key,
+                    state,
+                    error,
+                    extra={"node": self.passport.key, "state": state},
+                )
             except RegistryError:
                 return  # it has left, or was displaced: there is nothing to say any more
 
@@ -228,6 +234,7 @@ class Presence:
             logger.log(
                 logging.WARNING if failing else logging.INFO,
                 "%s: %s %s%s", engine.key, capability, "is withdrawn: " if failing else "is offered again", finding.text,
+                extra={"node": engine.key, "capability": capability},
             )  # fmt: skip
         if failing:
             engine.withdraw(capability, finding.text)
@@ -272,12 +279,17 @@ class Presence:
         elif now - self._pulse_asked >= _BLOCKED and "blocked" not in engine.reasons:
             engine.close_for("blocked", "does not respond: a handler blocks its event loop")
             self.set_condition("Responsive", "False", "EventLoopBlocked", "a handler blocks the event loop")
-            logger.warning("%s: a handler blocks the event loop; no new work is taken meanwhile", engine.key)
+            logger.warning(
+                "%s: a handler blocks the event loop; no new work is taken meanwhile",
+                engine.key,
+                extra={"node": engine.key},
+            )
 
     def _on_pulse(self, asked: float) -> None:
         self._pulse_answered = asked
         if self._engine is not None and "blocked" in self._engine.reasons:
             self._engine.open_for("blocked")
+            logger.info("%s: the event loop runs again", self._engine.key, extra={"node": self._engine.key})
             self.set_condition("Responsive", "True")
 
     def _look_at_queue(self, engine: Engine) -> None:
@@ -288,9 +300,11 @@ class Presence:
                 "%s: its queue %s is gone; not ready until it is restored",
                 engine.key,
                 self.passport.mindbus_queue,
+                extra={"node": engine.key},
             )
         elif engine.healthy and "deaf" in engine.reasons:
             engine.open_for("deaf")
+            logger.info("%s: its queue is restored", engine.key, extra={"node": engine.key})
             self.set_condition("Reachable", "True")
 
     # -- leaving --------------------------------------------------------------------------------------------------

@@ -467,7 +467,7 @@ class Call:
             f"{self.query.capability} may have started on {len(self._strikes)} nodes, and each of them was gone before it "
             f"answered ({', '.join(self._strikes)}): it is not tried again"
         )
-        logger.error("%s", text)
+        logger.error("%s", text, extra={"node": node.key, "capability": self.query.capability})
         try:
             await self.team.bus.bury(self._message(node, max(0.0, self.deadline - boottime())), text)
         except CallError as failure:

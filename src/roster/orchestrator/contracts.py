@@ -66,7 +66,13 @@ def _read(node: NodeRecord, capability: str) -> Contract:
         validator = SchemaValidator.of(schema) if schema is not None else None
     except DocumentError as error:
         # Whoever registered it wrote it past our checks. The node itself has the last word on its params.
-        logger.warning("%s declares %s with a schema that cannot be used: %s", node.key, capability, error)
+        logger.warning(
+            "%s declares %s with a schema that cannot be used: %s",
+            node.key,
+            capability,
+            error,
+            extra={"node": node.key, "capability": capability},
+        )
     return Contract(
         capability,
         validator,

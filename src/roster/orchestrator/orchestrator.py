@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from roster.orchestrator.waiting import WaitingRoom
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
-
-logger = logging.getLogger("roster.orchestrator")
 
 DEFAULT_TIMEOUT = 30.0
 SYNC_DEADLINE = 30.0

@@ -160,7 +160,7 @@ class Vigil:
 
     def _on_pong(self, node: NodeRecord, pong: Message) -> None:
         if self._silent.pop(node.key, None) is not None:
-            logger.info("%s answers again", node.key)
+            logger.info("%s answers again", node.key, extra={"node": node.key, "uid": node.uid})
             self._team.suspects.forget(node.key)
             self._team.router.trust(node.key)
         result = pong.data.get("result") if pong.kind is Kind.RESULT else None
@@ -190,7 +190,11 @@ class Vigil:
     def _on_silence(self, node: NodeRecord) -> None:
         if self._silent.get(node.key) != node.uid:
             self._silent[node.key] = node.uid
-            logger.warning("%s does not answer: no new work goes there", node.key)
+            logger.warning(
+                "%s does not answer: no new work goes there",
+                node.key,
+                extra={"node": node.key, "uid": node.uid},
+            )
         self._team.router.suspect(node.key, "does not answer")
         for outstanding in list(self._open):
             if outstanding.node.key == node.key and outstanding.node.uid == node.uid:

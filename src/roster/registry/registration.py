@@ -306,7 +306,7 @@ class Registration:
             raise StoreUnavailableError(
                 f"{self.key} could not deregister within {timeout:g} s; its lease runs out within {self._draft.ttl:g} s"
             ) from None
-        logger.info("%s has left", self.key, extra=self._about())
+        logger.info("%s deregistered", self.key, extra=self._about())
 
     async def __aenter__(self) -> Registration:
         return self
