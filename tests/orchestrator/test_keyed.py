@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -468,6 +469,22 @@ async def test_what_cannot_be_written_is_sent_all_the_same_and_the_node_says_so(
         await eventually(lambda: condition().status == "True")
 
 
+async def test_a_kept_answer_that_is_damaged_is_said_and_nothing_is_done_again(
+    file_urls: Urls, private_state: Path
+) -> None:
+    async with team(file_urls, "a") as made:
+        caller = await made.caller()
+        await caller.call("work", idempotency_key="k")
+        with contextlib.closing(sqlite3.connect(private_state / "answers" / "default.a.db")) as db, db:
+            db.execute("UPDATE answers SET data = ?", (b'{"result":',))
+        with pytest.raises(
+            RemoteError, match="was done for this key, but its kept answer is damaged"
+        ) as caught:
+            await caller.call("work", idempotency_key="k")
+        assert caught.value.code is Code.DATA_LOSS
+    assert made.done == ["a"]
+
+
 async def test_a_result_that_cannot_be_sent_is_an_error_that_is_kept(urls: Urls) -> None:
     begun: Counter[str] = Counter()
 
@@ -667,7 +684,9 @@ async def test_a_call_with_a_key_is_never_hedged(urls: Urls) -> None:
         record = caller.node("default/a")
         assert record is not None
         caller.vigil._on_silence(record)
-        await asyncio.sleep(0)
+        hedges = [task for one in caller.vigil._open if (task := one.hedge) is not None]
+        assert hedges, "it was asked to hedge, and finds nobody who may have it"
+        await asyncio.wait(hedges, timeout=2)
         go.set()
         assert await call == "a"
     assert begun == ["a"]

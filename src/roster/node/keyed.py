@@ -226,8 +226,19 @@ class Keyed:
             if kept.params != entry.params:
                 self._engine.refuse(entry.shared, _other_params(entry.shared.message))
             else:
-                kind = Kind.RESULT if kept.ok else Kind.ERROR
-                entry.shared.reply(Message(kind, strictjson.decode(kept.data), source=self._engine.source))
+                self._repeat(entry, kept)
+
+    def _repeat(self, entry: Entry, kept: Kept) -> None:
+        """Answer with what is kept."""
+        kind = Kind.RESULT if kept.ok else Kind.ERROR
+        try:
+            answer = Message(kind, strictjson.decode(kept.data), source=self._engine.source)
+        except MessageError as error:
+            # It was done, so it must not be done again: that much is known.
+            text = f"{entry.shared.message.subject} was done for this key, but its kept answer is damaged: {error}"
+            self._engine.refuse(entry.shared, RemoteError(text, code=Code.DATA_LOSS))
+        else:
+            entry.shared.reply(answer)
 
     def _run(self, entry: Entry) -> None:
         work = self._engine.admit(entry.shared, entry)
