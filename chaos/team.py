@@ -6,10 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,26 @@ class Team:
         await process.wait()
 
     def freeze(self, name: str) -> None:
-        """SIGSTOP: alive for the kernel, silent for everybody else."""
-        self.processes[name].send_signal(signal.SIGSTOP)
+        """SIGSTOP: alive for the kernel, silent for everybody else.
+
+        It returns when the agent has stopped. Not in the middle of a write to a registry file: a process that stands
+        still there keeps its lock, and nobody can register until it goes on or ends (see docs/faults.md).
+        """
+        with self._between_writes():
+            process = self.processes[name]
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    @contextmanager
+    def _between_writes(self) -> Iterator[None]:
+        scheme, _, path = self.registry_url.partition("://")
+        if scheme != "sqlite":
+            yield
+            return
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as registry:
+            registry.execute("BEGIN IMMEDIATE")
+            yield
+            registry.execute("ROLLBACK")
 
     def thaw(self, name: str) -> None:
         """SIGCONT."""
