@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roster.cli.encode import to_json, to_yaml
 from roster._text import safe
+from roster.cli.encode import to_json, to_yaml
 
 _ANY = st.text(st.characters(codec=None, exclude_categories=()))
 _JOINERS = "\u200c\u200d"
