@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.cli.conftest import Stage, roster, writer
+from tests.cli.conftest import Result, Stage, roster, writer
 
 Team = tuple[str, str]
 
@@ -89,6 +89,17 @@ def test_the_strategy_can_be_chosen(team: Team, strategy: list[str]) -> None:
         roster("call", "write_article", "-p", "topic=x", "--strategy", *strategy, "--priority", "9").status
         == 0
     )
+
+
+def test_a_repeat_with_one_key_gets_the_first_answer_and_other_params_are_refused(team: Team) -> None:
+    def call(topic: str) -> Result:
+        return roster("call", "write_article", "-p", f"topic={topic}", "--idempotency-key", "cli-1")
+
+    first, repeat, other = call("x"), call("x"), call("y")
+    assert (first.status, repeat.status) == (0, 0)
+    assert first.out == repeat.out
+    assert other.status != 0
+    assert "other params" in other.err
 
 
 def test_wrong_params_are_refused_before_anything_is_sent(team: Team) -> None:

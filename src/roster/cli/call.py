@@ -98,6 +98,15 @@ def call(
     priority: Annotated[
         int, typer.Option("--priority", min=0, max=9, help="Among commands that wait, higher goes first.")
     ] = 0,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            metavar="KEY",
+            help="One effect for one key: a repeat gets the answer of the first call.",
+            show_default=False,
+        ),
+    ] = None,
     progress: Annotated[
         bool, typer.Option("--progress", help="Show progress events on standard error.", show_default=False)
     ] = False,
@@ -120,6 +129,7 @@ def call(
         "strategy": strategy.value if strategy is not None else None,
         "sticky_key": sticky_key,
         "priority": priority,
+        "idempotency_key": idempotency_key,
     }
     if progress:
 
