@@ -39,7 +39,9 @@ def ensure_private_dir(path: Path) -> Path:
             f"cannot make the directory {path}: {error.strerror}; choose another with ROSTER_STATE_DIR"
         ) from error
     if info.st_uid != os.getuid() and os.getuid() != 0:
-        raise ConfigError(f"the directory {path} belongs to another user; choose another with ROSTER_STATE_DIR")
+        raise ConfigError(
+            f"the directory {path} belongs to another user; choose another with ROSTER_STATE_DIR"
+        )
     if stat.S_IMODE(info.st_mode) & 0o077:
         try:
             path.chmod(0o700)
