@@ -213,10 +213,10 @@ class Vigil:
 
     async def _hedge(self, outstanding: Outstanding) -> None:
         """Have another node do it as well: the first answer wins, the other is taken back."""
-        answer = await outstanding.call.elsewhere(outstanding.node)
-        if answer is None:
-            outstanding.hedge = None  # nobody had room: the next ping that is not answered looks again
-        elif not outstanding.exchange.answer.done():
+        # Room somewhere wakes calls, not this; `forget` ends it.
+        while (answer := await outstanding.call.elsewhere(outstanding.node)) is None:  # noqa: ASYNC110 - see above
+            await asyncio.sleep(_SWEEP)
+        if not outstanding.exchange.answer.done():
             node, message = answer
             outstanding.answered_by = node.key
             outstanding.settle(message)
