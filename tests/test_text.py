@@ -42,6 +42,7 @@ def _dangerous(text: str) -> list[str]:
         ("\ud800", "\\ud800"),
         ("\U000e0041", "\\U000e0041"),
         ("\ufeff", "\\ufeff"),
+        ("\U0001d173", "\\U0001d173"),
     ],
 )
 def test_control_characters_are_written_out(hostile: str, shown: str) -> None:

@@ -6,10 +6,11 @@ import re
 
 # C0 (CR, newline, tab and ESC among them, so every CSI and OSC sequence), DEL, C1, Arabic letter mark, zero-width space and
 # marks, line and paragraph separators, bidirectional embeddings, overrides and isolates, invisible operators, byte-order
-# mark, lone surrogates, interlinear marks, noncharacters, tags. Zero-width (non-)joiners stay: Persian and emoji need them.
+# mark, lone surrogates, interlinear marks, noncharacters, shorthand and
+# musical format controls, tags. Zero-width (non-)joiners stay: Persian and emoji need them.
 _CONTROLS = (
     "\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f"
+    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
 _UNSAFE = re.compile(f"[\x00-\x1f{_CONTROLS}]")
 _UNSAFE_ENCODED = re.compile(f"[\x00-\x08\x0b-\x1f{_CONTROLS}]")
