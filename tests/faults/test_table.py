@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -19,12 +18,7 @@ ROWS = [
 
 def _tests_in(path: Path) -> set[str]:
     """Return the names of a file's tests."""
-    nodes = ast.parse(path.read_text(encoding="utf-8")).body
-    return {
-        node.name
-        for node in nodes
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
-    }
+    return set(re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 @pytest.mark.parametrize("file", sorted({file for file, _ in NAMED}))

@@ -27,7 +27,7 @@ from roster.errors import (
     RemoteError,
 )
 from roster.errors import Outcome as Known
-from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, SOLO_AFTER, pause
+from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, SOLO_AFTER, TOO_LITTLE, pause
 from roster.orchestrator.contracts import Contract
 from roster.orchestrator.vigil import Outstanding
 from roster.orchestrator.waiting import Place
@@ -289,7 +289,7 @@ class Call:
         team, router = self.team, self.team.router
         started = boottime()
         left = self.deadline - started
-        if left <= 0:
+        if left < TOO_LITTLE:
             if self._last is not None:
                 raise self._too_late(self._last)
             raise CallTimeoutError(f"{self.query.capability} had no time left to be sent", outcome="not_sent")

@@ -28,7 +28,7 @@ from roster.errors import (
     Code,
     NoCapableNodesError,
 )
-from roster.orchestrator.budget import pause
+from roster.orchestrator.budget import TOO_LITTLE, pause
 from roster.registry import NodeRecord
 from roster.routing import Routable
 from roster.routing.strategies import rendezvous
@@ -310,7 +310,7 @@ class KeyedCall:
             call._pass_over(node)
             return
         await self._pause(node, left)
-        if full and call.deadline <= boottime():
+        if full and call.deadline - boottime() < TOO_LITTLE:
             raise self._no_room(node)
 
     def _no_room(self, node: NodeRecord) -> AllNodesBusyError:
