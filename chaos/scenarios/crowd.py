@@ -20,7 +20,7 @@ from roster.errors import StoreError
 from roster.store import open_store
 
 NUMBER, WATCHERS = 200, 20
-TTL = 12.0
+TTL = 20.0
 IDLE = 15.0
 CHANGES = 200
 

@@ -34,7 +34,7 @@ async def test_agents_with_a_wrong_and_a_jumping_clock_keep_their_leases_and_do_
 ) -> None:
     jumping = tmp_path / "jumping"
     jumping.write_text("+0\n")
-    async with scene(urls, ["a1"], ttl=1.5, capacity=4) as (agents, orchestrator):
+    async with scene(urls, ["a1"], ttl=3.0, capacity=4) as (agents, orchestrator):
         await agents.start("slow", environment=wrong_clock)
         await agents.start("jumping", environment=clock(str(jumping)))
         await agents.ready(orchestrator, ["slow", "jumping"])
@@ -42,8 +42,8 @@ async def test_agents_with_a_wrong_and_a_jumping_clock_keep_their_leases_and_do_
         witness, began = Witness(orchestrator), boottime()
         jumps = asyncio.create_task(_jump(jumping, ["+1h", "-1h", "+400d", "+0"]))
         try:
-            # For two TTLs.
-            outcome = await send(orchestrator, 150, in_flight=6, seconds=0.05, rate=50)
+            # For longer than a TTL.
+            outcome = await send(orchestrator, 160, in_flight=6, seconds=0.05, rate=40)
         finally:
             jumps.cancel()
         events, effects = witness.end(), agents.effects()

@@ -20,7 +20,7 @@ from roster.errors import StoreError
 from roster.store import open_store
 
 Urls = tuple[str, str]
-TTL = 1.2
+TTL = 1.6
 NAMES = ["a1", "a2", "a3"]
 
 

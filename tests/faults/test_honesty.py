@@ -29,7 +29,7 @@ def condition(orchestrator: Orchestrator, key: str, type: str) -> str | None:
 async def test_a_handler_that_blocks_the_loop_for_three_ttls_costs_the_node_its_work_and_not_its_life(
     urls: Urls,
 ) -> None:
-    ttl = 1.2
+    ttl = 1.6
     async with scene(urls, ["a1", "a2"], ttl=ttl, capabilities=["work"], capacity=4) as (
         agents,
         orchestrator,
