@@ -693,7 +693,10 @@ async def test_a_call_with_a_key_is_never_hedged(urls: Urls) -> None:
 
 
 async def test_closing_the_node_hands_joined_work_back(urls: Urls) -> None:
+    begun = asyncio.Event()
+
     async def work() -> None:
+        begun.set()
         await asyncio.sleep(60)
 
     async with team(urls) as made:
@@ -701,6 +704,7 @@ async def test_closing_the_node_hands_joined_work_back(urls: Urls) -> None:
         caller = await made.caller()
         calls = [asyncio.create_task(caller.call("work", idempotency_key="k", timeout=5)) for _ in range(2)]
         await eventually(lambda: _joined(node) == 2)
+        await begun.wait()  # what has not begun is handed back as refused, and goes elsewhere
         await node.stop(grace=0)
         for call in calls:
             with pytest.raises(CallCancelledError):
