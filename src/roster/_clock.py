@@ -24,3 +24,20 @@ else:  # macOS: its monotonic clock does not count suspend, the documented weakn
 def utc_now() -> str:
     """Return the wall time as RFC 3339 in UTC with `Z` and milliseconds: for people to read, never to decide by."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_since(text: str | None) -> float | None:
+    """Return wall-clock seconds since an RFC 3339 time: for people.
+
+    Returns:
+        Negative if the time lies in the future; None if there is none, or it cannot be read.
+    """
+    if not text:
+        return None
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return (datetime.now(UTC) - then).total_seconds()

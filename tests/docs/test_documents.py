@@ -39,7 +39,7 @@ def test_every_page_is_linked_from_the_readmes() -> None:
 
 
 # Written in pieces, so that this file does not say what it forbids.
-_HOSTS = ("py" + "pi.org", "pythonhosted" + ".org", "conda" + ".anaconda", "npm" + "js.")
+_HOSTS = ("py" + "pi.org", "python" + "hosted.org", "conda" + ".anaconda", "npm" + "js.")
 _PLACES = re.compile(
     r"(?<![\w.~/-])/(?:" + "|".join(("wo" + "rk", "ro" + "ot")) + r")/|" + re.escape(str(ROOT)) + "/"
 )

@@ -488,3 +488,18 @@ async def test_a_handler_that_blocks_the_loop_does_not_stop_the_answers_of_other
         thread.start()
         await eventually(lambda: not thread.is_alive(), 30)
     assert answers == ["from a thread", "done"]
+
+
+async def test_a_node_lets_go_of_the_loop_when_it_stops(memory_urls: Urls) -> None:
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]  # what a node listens at
+    before = selector.select
+    for _ in range(3):
+        node = make(memory_urls)
+        node.capability("work")(lambda: "done")
+        async with node:
+            assert selector.select != before
+        assert selector.select == before
+    node = make(memory_urls)
+    with pytest.raises(NodeError):
+        await node.start()  # it has no handler
+    assert selector.select == before

@@ -272,8 +272,7 @@ class RouterAgainstModel(RuleBasedStateMachine):
         assert len(pools._pools) <= 4
         tiers = [tier for pool in pools._pools.values() for tier in (pool.first, pool.last)]
         for tier in tiers:
-            # The helper is written for tiers of names; it looks at the seats alone.
-            assert_whole(tier)  # type: ignore[arg-type]
+            assert_whole(tier)  # type: ignore[arg-type]  # written for tiers of names; it looks at the seats alone
         seats = [seat for account in self.router._accounts.values() for seat in account.seats]
         assert len(seats) == sum(len(tier.members) for tier in tiers)
         assert {id(seat) for seat in seats} == {id(seat) for tier in tiers for seat in tier.members.values()}

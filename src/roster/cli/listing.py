@@ -99,7 +99,7 @@ def show_labels(labels: Mapping[str, str]) -> str:
 
 def last_seen(record: NodeRecord) -> str:
     """Return how long ago a node was last known to live."""
-    from roster.registry.record import seconds_since
+    from roster._clock import seconds_since
 
     return show_duration(seconds_since(record.last_seen))
 

@@ -6,34 +6,30 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal as signals
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+import signal as os_signals
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from roster._clock import boottime
 from roster._logs import log_as_the_environment_says
-from roster._loops import Hop, LoopThread, on_wake
-from roster.bus import Load, Message
-from roster.bus.base import Delivery
-from roster.bus.context import current_command
+from roster._loops import Hop, LoopThread
+from roster.bus import Load
 from roster.bus.keys import answers_window as answers_window_of
-from roster.errors import CallError, Code, NodeError, RosterError
+from roster.errors import NodeError, RosterError
 from roster.node.answers import Answers
 from roster.node.checks import Check, Finding, keep_looking
-from roster.node.context import Context, enter
-from roster.node.engine import Engine, error_of
+from roster.node.context import Context
+from roster.node.engine import Engine
 from roster.node.handlers import Handler, bind
-from roster.node.hands import Stage, Work
 from roster.node.presence import Presence
+from roster.node.runner import Runner
+from roster.node.signals import OWN, Signal, Signals
 from roster.node.threads import Threads
 from roster.passport import NodePassport
 
 logger = logging.getLogger("roster.node")
 
 F = TypeVar("F", bound=Callable[..., Any])
-Signal = Callable[[dict[str, Any]], Awaitable[Any] | Any]
 
 START_DEADLINE = 60.0
 GRACE = 30.0
@@ -97,11 +93,9 @@ class Node:
         self._io: LoopThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = Threads(f"roster-{self.passport.name}")
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
-        self._unhook: Callable[[], None] | None = None
-        self._standstills = 0
+        self._runner: Runner | None = None
         self._presence: Presence | None = None
         self._engine: Engine | None = None
 
@@ -189,7 +183,7 @@ class Node:
         Raises:
             NodeError: the node serves this signal itself, or it has a handler already.
         """
-        if name in _OWN_SIGNALS or name in self._signals:
+        if name in OWN or name in self._signals:
             raise NodeError(f"the signal {name!r} is served already")
 
         def keep(function: F) -> F:
@@ -305,23 +299,21 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self._failure = None
-        user_hop = Hop(self._loop)
-        self._standstills = 0
-        self._unhook = on_wake(self._loop, self._woke)
-        self._user_hop = user_hop
         self._io = LoopThread(f"roster-io-{self.passport.name}").start()
         io_hop = Hop(self._io.loop)
-        self._io_hop = io_hop
+        runner = self._runner = Runner(self.key, self._threads, io_hop)
         try:
             findings = await asyncio.gather(*(check.look(self._threads) for check in self._checks))
             found = list(zip(self._checks, findings, strict=True))
-            await asyncio.wait_for(self._io.submit(self._start_io(handlers, io_hop, found)), START_DEADLINE)
+            await asyncio.wait_for(
+                self._io.submit(self._start_io(handlers, io_hop, runner, found)), START_DEADLINE
+            )
         except BaseException:
             io, self._io = self._io, None
             with contextlib.suppress(RosterError, TimeoutError):
                 await asyncio.wait_for(io.submit(self._close_io()), 10)
             io.stop()
-            self._unhook_loop()
+            await runner.close()
             self._engine = self._presence = None
             raise
         self._checking = [
@@ -338,7 +330,7 @@ class Node:
             presence.hop.post(presence.found, check.capability, finding)
 
     async def _start_io(
-        self, handlers: dict[str, Handler], io_hop: Hop, found: list[tuple[Check, Finding]]
+        self, handlers: dict[str, Handler], io_hop: Hop, runner: Runner, found: list[tuple[Check, Finding]]
     ) -> None:
         presence = Presence(
             self.passport,
@@ -347,18 +339,19 @@ class Node:
             ttl=self._ttl,
             takeover=self._takeover,
             hop=io_hop,
-            pulse=self._pulse,
+            pulse=runner.pulse,
             lost=self._on_lost,
             fatal=self._on_fatal,
         )
+        signals = Signals(self.key, self._signals, runner=runner, io_hop=io_hop, shutdown=self.shutdown)
         engine = Engine(
             key=self.key,
             capacity=self.passport.max_concurrent_tasks,
             handlers=handlers,
-            run=self._run_batch,
-            stop_running=self._stop_running,
+            run=runner.run,
+            stop_running=runner.stop,
             changed=presence.changed,
-            control=self._on_control,
+            control=signals.serve,
             bus_hop=io_hop,
             look=presence.standstill.look,
             answers=Answers(
@@ -368,6 +361,8 @@ class Node:
                 report=lambda problem: _show_answers(presence, problem),
             ),
         )
+        signals.engine = engine
+        runner.serve(engine, presence.standstill)
         self._engine, self._presence = engine, presence
         await presence.start(engine, [(check.capability, finding) for check, finding in found])
         self.passport = presence.passport
@@ -393,10 +388,8 @@ class Node:
             try:
                 await io.submit(self._close_io())
             finally:
-                for task in list(self._tasks):
-                    task.cancel()
-                if self._tasks:
-                    await asyncio.wait(self._tasks, timeout=1.0)
+                if self._runner is not None:
+                    await self._runner.close()
                 await io.stop_from()
                 self._presence = self._engine = None
         logger.info(
@@ -406,11 +399,6 @@ class Node:
             extra={"node": self.key},
         )
         return finished
-
-    def _unhook_loop(self) -> None:
-        if self._unhook is not None:
-            self._unhook()
-            self._unhook = None
 
     async def _close_io(self) -> None:
         if self._presence is not None:
@@ -473,7 +461,7 @@ class Node:
 
         stopping = asyncio.Event()
         # Before the start: a SIGTERM during it must still end in good order.
-        for number in (signals.SIGTERM, signals.SIGINT):
+        for number in (os_signals.SIGTERM, os_signals.SIGINT):
             loop.add_signal_handler(number, on_signal, number)
         serving = asyncio.ensure_future(self.serve())
         asking = asyncio.ensure_future(stopping.wait())
@@ -491,96 +479,7 @@ class Node:
         finally:
             asking.cancel()
 
-    # -- running handlers -----------------------------------------------------------------------------------------
-
-    def _run_batch(self, batch: list[Work]) -> None:
-        """Have commands run: async functions on the user's loop, others on threads. I/O loop."""
-        for work in batch:
-            if work.handler.is_async:
-                self._user_hop.post(self._begin, work)
-            else:
-                self._threads.submit(partial(self._call, work), partial(self._ended, work))
-
-    def _begin(self, work: Work) -> None:
-        if work.stage is not Stage.RUNNING:  # taken back on the way
-            if work.entry is not None and self._engine is not None:
-                self._io_hop.post(self._engine.ended, work, None)
-            return
-        assert self._loop is not None  # noqa: S101 - this runs on it
-        task = self._loop.create_task(self._handle(work))
-        work.task = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _enter(self, work: Work) -> None:
-        current_command.set(work.handling)
-        enter(work.context)
-
-    async def _handle(self, work: Work) -> None:
-        self._enter(work)
-        handler = work.handler
-        try:
-            value = await handler.function(**handler.arguments(work.context.params, work.context))
-            value = handler.result(value)
-        except asyncio.CancelledError as raised:
-            self._ended(work, None, raised)
-            raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as raised:  # noqa: BLE001 - whatever a handler raises is its caller's to hear
-            self._ended(work, None, raised)
-        else:
-            self._ended(work, value, None)
-
-    def _call(self, work: Work) -> Any:
-        self._enter(work)
-        handler = work.handler
-        work.context.check()
-        return handler.result(handler.function(**handler.arguments(work.context.params, work.context)))
-
-    def _ended(self, work: Work, value: Any, raised: BaseException | None) -> None:
-        """Bring the end of a handler to the I/O loop. Any thread."""
-        engine = self._engine
-        if engine is None or (work.stage is Stage.DONE and work.entry is None):
-            return
-        try:
-            if raised is None:
-                answer = Message.result_for(work.message, value, source=engine.source)
-            else:
-                answer = Message.error_for(
-                    work.message, error_of(raised, work.handler, self.key), source=engine.source
-                )
-        except CallError as error:
-            answer = Message.error_for(work.message, error, source=engine.source)
-        self._io_hop.post(engine.finish if work.entry is None else engine.ended, work, answer)
-
-    def _stop_running(self, work: Work, why: str) -> None:
-        """Stop a handler: cancel its task, or tell its thread, which looks when it calls `check`. I/O loop."""
-        work.context.cancel(why)
-        work.handling.stop(why)
-        if work.handler.is_async:
-            self._user_hop.post(self._cancel_task, work)
-
-    def _woke(self) -> None:
-        """The loop of the handlers came back from waiting: if this process stood still, no handler resumes its work."""
-        presence = self._presence
-        if presence is None or (count := presence.standstill.look()) == self._standstills:
-            return
-        self._standstills = count
-        for task in self._tasks:
-            task.cancel()
-
-    @staticmethod
-    def _cancel_task(work: Work) -> None:
-        if work.task is not None:
-            work.task.cancel()
-
-    # -- signals --------------------------------------------------------------------------------------------------
-
-    def _pulse(self, answered: Callable[[float], None]) -> None:
-        """Ask the user's loop for a sign of life: `answered(when asked)` is called on the I/O loop. I/O loop."""
-        asked = boottime()
-        self._user_hop.post(lambda: self._io_hop.post(answered, asked))
+    # -- what the I/O loop tells ----------------------------------------------------------------------------------
 
     def _on_lost(self, why: str) -> None:
         """The lease is gone: others may have our work. I/O loop."""
@@ -597,62 +496,6 @@ class Node:
         logger.error("%s: %s", self.key, error, extra={"node": self.key})
         self.shutdown()
 
-    def _on_control(self, delivery: Delivery) -> bool:
-        """Serve a control signal; return False if it is unknown. I/O loop."""
-        engine = self._engine
-        data = delivery.message.data
-        name = str(data.get("signal"))
-        if engine is None:
-            return False
-        if name in ("pause", "drain"):
-            engine.close_for(name, "is paused" if name == "pause" else "is draining")
-            engine.hand_back_waiting()
-        elif name in ("resume", "undrain"):
-            for reason in ("pause", "drain", "stop") if name == "resume" else ("drain",):
-                engine.open_for(reason)
-        elif name == "stop":
-            engine.close_for("stop", "was told to stop")
-            for work in engine.hands.everything():
-                engine.give_back(work, f"{self.key} was told to stop")
-        elif name == "shutdown":
-            engine.close_for("leaving", "is leaving")
-            self.shutdown()
-        elif (function := self._signals.get(name)) is not None:
-            self._user_hop.post(self._run_signal, function, dict(data), delivery)
-            return True
-        else:
-            return False
-        logger.info("%s: signal %s", self.key, name, extra={"node": self.key})
-        engine.confirm(
-            delivery,
-            {
-                "node": self.key,
-                "signal": name,
-                "active_tasks": engine.hands.active,
-                "reasons": list(engine.reasons),
-            },
-        )
-        return True
-
-    def _run_signal(self, function: Signal, data: dict[str, Any], delivery: Delivery) -> None:
-        async def serve() -> None:
-            engine = self._engine
-            if engine is None:
-                return
-            try:
-                result = function(data)
-                if isinstance(result, Awaitable):
-                    result = await result
-                self._io_hop.post(
-                    engine.confirm, delivery, result if isinstance(result, dict) else {"node": self.key}
-                )
-            except Exception as raised:  # noqa: BLE001 - whatever it raises is the sender's to hear
-                self._io_hop.post(engine.deny, delivery, f"{type(raised).__name__}: {raised}", Code.UNKNOWN)
-
-        task = asyncio.ensure_future(serve())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
 
 def _show_answers(presence: Presence, problem: str | None) -> None:
     if problem is None:
@@ -660,9 +503,5 @@ def _show_answers(presence: Presence, problem: str | None) -> None:
     else:
         presence.set_condition("AnswersKept", "False", "CannotWrite", problem[:1000])
 
-
-_OWN_SIGNALS = frozenset(
-    {"ping", "revoke", "recall", "pause", "resume", "drain", "undrain", "stop", "shutdown"}
-)
 
 __all__ = ["Context", "Node"]

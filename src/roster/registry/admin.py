@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from roster._clock import seconds_since
 from roster.errors import ConflictError, NodeNotFoundError, RegistryError
 from roster.passport import NodePassport
 from roster.registry.facts import CORDONED
 from roster.registry.keys import node_key, status_key
-from roster.registry.record import NodeRecord, seconds_since
+from roster.registry.record import NodeRecord
 from roster.store.base import Check, Delete, Entry, Op, Store
 
 DEFAULT_NAMESPACE = "default"

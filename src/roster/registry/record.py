@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from roster._clock import utc_now
+from roster._clock import seconds_since
 from roster.passport import NodePassport, Selector
 from roster.registry.keys import status_key
 from roster.registry.status import HEALTHY_STATES, Condition, NodeStatus
@@ -208,7 +207,8 @@ class NodeRecord(Mapping[str, Any]):
     @property
     def age(self) -> float | None:
         """Seconds since it registered, by wall clocks: for people."""
-        return seconds_since(self.registered_at)
+        age = seconds_since(self.registered_at)
+        return None if age is None else max(0.0, age)
 
     def matches(self, selector: Selector | Mapping[str, Any] | str | None) -> bool:
         """Return whether a selector chooses this node.
@@ -278,16 +278,3 @@ class NodeRecord(Mapping[str, Any]):
 
 def _type_of(condition: object) -> object:
     return condition.get("type") if isinstance(condition, Mapping) else None
-
-
-def seconds_since(text: str | None) -> float | None:
-    """Return wall-clock seconds since an RFC 3339 time, None if there is none or it cannot be read."""
-    if not text:
-        return None
-    try:
-        then = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return max(0.0, (datetime.fromisoformat(utc_now()) - then).total_seconds())

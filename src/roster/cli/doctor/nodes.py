@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
 
+from roster._clock import seconds_since
 from roster.cli.doctor.finding import Finding, fail, few, ok, warn
 from roster.cli.doctor.store import Listing
 from roster.cli.durations import show_duration
@@ -68,7 +68,7 @@ def founding(records: list[NodeRecord], listing: Listing) -> list[Finding]:
     terms = _terms([record.lease for record in those if record.lease is not None], listing)
     found = []
     for record in those:
-        heartbeat = _age(record.last_written)
+        heartbeat = seconds_since(record.last_written)
         if record.lease is None:
             if heartbeat is None or heartbeat > FOUNDING_AGE:
                 seen = "never" if heartbeat is None else f"{show_duration(heartbeat)} ago"
@@ -118,7 +118,7 @@ def ahead(records: list[NodeRecord]) -> list[Finding]:
     those = [
         (record, -age)
         for record in records
-        if (age := _age(record.last_written)) is not None and age < -AHEAD
+        if (age := seconds_since(record.last_written)) is not None and age < -AHEAD
     ]
     if not those:
         return []
@@ -149,16 +149,3 @@ def conditions(records: list[NodeRecord]) -> list[Finding]:
                     )
                 )
     return found
-
-
-def _age(text: str | None) -> float | None:
-    """Return wall-clock seconds since an RFC 3339 time, negative in the future; None if it cannot be read."""
-    if not text:
-        return None
-    try:
-        then = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return (datetime.now(UTC) - then).total_seconds()
