@@ -12,7 +12,7 @@ from collections.abc import Callable
 from roster._clock import boottime
 
 SHORT = 0.5
-"""Seconds after which what had been received may have been taken back, unread (DESIGN: suspicion)."""
+"""Seconds after which what had been received may have been taken back, unread (see `roster.orchestrator.vigil`)."""
 
 
 class Standstill:

@@ -68,7 +68,7 @@ class Catalog:
     Args:
         now: the clock that decides, `CLOCK_BOOTTIME` seconds.
         thaw_grace: hold nodes that vanish after an outage, or many at once, as `unknown` for one TTL
-            (DESIGN rule: an etcd frozen for longer than the TTL revokes leases the moment it thaws, though
+            (an etcd frozen for longer than the TTL revokes leases the moment it thaws, though
             their holders kept them).
         fresh: tells for how many seconds the copy has not been confirmed; 0 while it is live.
     """

@@ -219,7 +219,7 @@ class Informer:
         self._heard = False
         info = await self._store.info()
         revision = self.catalog.revision
-        # DESIGN rule: a revision that went back is another store, whatever it says; a watch from the future
+        # A revision that went back is another store, whatever it says; a watch from the future
         # would be silent.
         rebuilt = self._cluster != "" and (info.cluster_id != self._cluster or info.revision < revision)
         if rebuilt:

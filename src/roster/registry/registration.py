@@ -39,7 +39,7 @@ class Registration:
     """A node's presence. Made by `Registry.register`; it belongs to the loop that made it.
 
     It keeps the node's lease alive every third of the TTL on that loop, so that loop must not be blocked by
-    the node's own work. Two things can end an incarnation (DESIGN rule: lost is not unconfirmed):
+    the node's own work. Two things can end an incarnation (lost is not unconfirmed):
 
     - **Lost**: the store says so, or this process stood still for half a TTL or more. `on_lost(reason)` is
       called at once, then the node registers again by itself under a new uid and `on_registered(uid)` is
