@@ -210,6 +210,19 @@ async def test_when_all_fail_there_are_at_most_one_and_a_half_attempts_a_call(ur
     assert 40 <= sum(counts.values()) <= 60
 
 
+async def test_a_retry_avoids_those_whose_last_word_was_a_failure(urls: Urls) -> None:
+    counts: Counter[str] = Counter()
+    error = RemoteError("down", code=Code.UNAVAILABLE, retryable=True)
+    members = [(name, failing(name, counts, error)) for name in ("a", "b")]
+    members += [(name, counting(name, counts)) for name in ("c", "d")]
+    async with team(urls, *members, at_once=20) as (orchestrator, _):
+        answers = [await orchestrator.ask("work", timeout=10) for _ in range(60)]
+    assert len(answers) == 60
+    assert sum(len(answer.attempts) > 1 for answer in answers) >= 2
+    # Only the first failure may lead into another one, of which nobody has heard yet.
+    assert sum(len(answer.attempts) > 2 for answer in answers) <= 1
+
+
 def test_the_retry_budget_holds_a_tenth_of_the_calls_and_a_small_reserve() -> None:
     budget = RetryBudget()
     spent = 0

@@ -179,7 +179,12 @@ class Call:
         if len(self._strikes) >= SOLO_AFTER:
             return await self._choose_idle()
         exclude = self._excluded()
-        node = self.team.choose(self.query, exclude)
+        node = None
+        if self._executions and (failing := self.team.router.failing):
+            # One try has failed: the next had better not meet another node that failed just now.
+            node = self.team.choose(self.query, {*exclude, *failing})
+        if node is None:
+            node = self.team.choose(self.query, exclude)
         if node is not None:
             self._busy = None
             return node

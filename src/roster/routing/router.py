@@ -115,6 +115,7 @@ class Router:
         self._accounts: dict[str, Account] = {}
         self._orders = count()
         self._ejected: dict[str, Account] = {}
+        self._failing: set[str] = set()
         self._next_return = inf
         self._chosen = self._nobody = self._all_busy = self._refused = 0
         self._ejections = self._held = self._returned = 0
@@ -144,6 +145,7 @@ class Router:
             self._pools.withdraw(account, account.node.capabilities)
             self._pools.forget_withheld(account)
             self._ejected.pop(key, None)
+            self._failing.discard(key)
 
     def suspect(self, key: str, reason: str = "silent") -> None:
         """Make a node a candidate of last resort, until `trust` or its next incarnation."""
@@ -256,6 +258,7 @@ class Router:
             account.count.answered(load)
         policy = self._policy
         if outcome == "ok":
+            self._failing.discard(key)
             if duration is not None:
                 account.took(duration)
             if policy is not None:
@@ -265,6 +268,8 @@ class Router:
             self._refused += 1
         elif outcome != "cancelled" and policy is not None:
             blamed = blame and not self.lagging
+            if blamed:
+                self._failing.add(key)
             if blamed and account.record.failed(policy, trial=account.count.trial):
                 self._eject(account, policy)
         account.place()
@@ -358,6 +363,11 @@ class Router:
         self._readmit()
         now = self._now()
         return {key: (account.record.until or now) - now for key, account in self._ejected.items()}
+
+    @property
+    def failing(self) -> Collection[str]:
+        """The keys of nodes whose last word was a failure: not where one would try again."""
+        return self._failing
 
     @property
     def stats(self) -> RouterStats:
