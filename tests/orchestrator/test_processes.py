@@ -168,3 +168,31 @@ async def test_a_rolling_restart_under_load_fails_nothing_and_does_nothing_twice
     assert len(outcome.answers) == 150
     assert set(effects.ended.values()) == {1}
     assert set(effects.started.values()) == {1}
+
+
+async def test_an_agent_that_was_silent_and_answers_again_gets_work_again_though_nothing_was_out_there() -> (
+    None
+):
+    capabilities = [{"name": "work", "idempotent": True}]
+    async with (
+        team(None, None, ttl=30.0, capabilities=capabilities) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
+        await asyncio.gather(agents.start("a1"), agents.start("a2"))
+        await agents.ready(orchestrator, ["a1", "a2"])
+
+        def suspect() -> bool:
+            return any(
+                row.node == "chaos/a1" and row.reason.startswith("suspect")
+                for row in orchestrator.router.explain("work")
+            )
+
+        agents.freeze("a1")
+        calls = [
+            orchestrator.call("work", {"command": f"c{number}", "seconds": 0}, namespace="chaos", timeout=10)
+            for number in range(6)
+        ]
+        assert {answer["node"] for answer in await asyncio.gather(*calls)} == {"chaos/a2"}
+        await eventually(suspect)
+        agents.thaw("a1")
+        await eventually(lambda: not suspect(), 5)

@@ -118,8 +118,18 @@ class Vigil:
                 break  # they are in order of sending
             if age >= self._patience(outstanding.contract.capability):
                 self._ask(outstanding.node)
+        self._ask_the_silent()
         if self._open or self._silent:
             self._plan()
+
+    def _ask_the_silent(self) -> None:
+        """Nothing of ours may be out there any more: who was found silent is asked until it answers or is another."""
+        for key, uid in list(self._silent.items()):
+            node = self._team.node(key)
+            if node is None or node.uid != uid:
+                del self._silent[key]  # the router has forgotten that incarnation, too
+            else:
+                self._ask(node)
 
     def _patience(self, capability: str) -> float:
         return max(_OVERDUE, min(_OVERDUE_AT_MOST, self._usual.get(capability, 0.0) * _USUAL_TIMES))
@@ -155,7 +165,10 @@ class Vigil:
                 self._on_silence(node)
             return
         except CallError:
-            return  # its connection is lost: the exchanges have failed by themselves
+            # Its connection is lost: the exchanges have failed by themselves, and who is gone need not be asked.
+            if self._silent.pop(node.key, None) is not None:
+                self._team.suspects.mark(node.key, node.uid, "its connection was lost just now")
+            return
         self._on_pong(node, pong)
 
     def _on_pong(self, node: NodeRecord, pong: Message) -> None:
@@ -199,9 +212,8 @@ class Vigil:
         for outstanding in list(self._open):
             if outstanding.node.key == node.key and outstanding.node.uid == node.uid:
                 self._send_elsewhere_too(outstanding)
-        current = self._team.node(node.key)
-        if current is None or current.uid != node.uid or current.state == "offline":
-            self._silent.pop(node.key, None)
+        if self._timer is None and not self._closed:
+            self._plan()
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
@@ -223,8 +235,6 @@ class Vigil:
 
     def node_gone(self, key: str, uid: str | None) -> None:
         """The registry says that a node's lease has ended, or that another incarnation (`uid`) has its name."""
-        if self._silent.get(key) not in (None, uid):
-            del self._silent[key]
         gone = [one for one in self._open if one.node.key == key and one.node.uid != uid]
         if gone and not self._closed:
             asyncio.get_running_loop().call_later(_LAST_WORDS, self._bury, gone)
