@@ -23,11 +23,6 @@ class NodeKey(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-def is_label(text: object) -> bool:
-    """Return whether `text` may be a node's name or namespace: a DNS-1123 label, at most 63 characters."""
-    return isinstance(text, str) and _LABEL.match(text) is not None
-
-
 def split(path: str, prefix: str) -> NodeKey | None:
     """Return the identity that a key under `prefix` spells, or None if it spells none."""
     namespace, slash, name = path[len(prefix) :].partition("/")
