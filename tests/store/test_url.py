@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 
 from roster.errors import ConfigError
 from roster.store import open_store, store_url
+from roster.store.url import Tls
 
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("ROSTER_REGISTRY", "ETCD_HOST", "ETCD_PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith(("ROSTER_", "ETCD_", "CONSUL_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
 
 
@@ -95,10 +98,79 @@ def test_a_wrong_url_names_the_remedy(url: str, remedy: str) -> None:
     assert remedy in str(caught.value)
 
 
-@pytest.mark.parametrize("scheme", ["etcd", "etcds", "consul", "consuls", "zookeeper"])
-def test_an_engine_that_this_version_lacks_is_said(scheme: str) -> None:
-    with pytest.raises(ConfigError, match=f"no engine for {scheme}://.*sqlite:///"):
-        open_store(f"{scheme}://h1")
+@pytest.mark.parametrize("engine", ["etcd", "consul", "zookeeper"])
+def test_an_engine_without_its_library_names_the_extra(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith(f"roster.store.{engine}")]:
+        monkeypatch.delitem(sys.modules, module)
+    for library in ("grpc", "google.protobuf", "aiohttp", "kazoo"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match=rf"pip install 'agent-roster\[{engine}\]'"):
+        open_store(f"{engine}://h1")
+
+
+@pytest.mark.parametrize(
+    ("query", "prefix"),
+    [
+        ("", "/ai-team"),
+        ("?prefix=/team", "/team"),
+        ("?prefix=a/b/", "/a/b"),
+        ("?prefix=/ai-team", "/ai-team"),
+    ],
+)
+def test_a_prefix_is_a_short_path(query: str, prefix: str) -> None:
+    assert store_url(f"etcd://h1/{query}").prefix == prefix
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "/", "a//b", "/..", "/a/../b", "/a b", "/a%0Ab", "/a%00", "/a/b/c/d/e", "/я", "-a"]
+)
+def test_another_prefix_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigError, match="such as /ai-team"):
+        assert store_url(f"zookeeper://h1/?prefix={prefix}").prefix
+
+
+def test_a_request_has_a_timeout() -> None:
+    assert store_url("consul://h1").timeout == 5.0
+    assert store_url("consul://h1?timeout=9").timeout == 9.0
+    for wrong in ("0", "61", "1.5", "soon"):
+        with pytest.raises(ConfigError, match="from 1 to 60"):
+            assert store_url(f"consul://h1?timeout={wrong}").timeout
+
+
+def test_credentials_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "consuls-own")
+    assert store_url("consul://h1").password == "consuls-own"
+    monkeypatch.setenv("ROSTER_REGISTRY_USER", "me")
+    monkeypatch.setenv("ROSTER_REGISTRY_PASSWORD", "hunter2")
+    url = store_url("etcd://h1")
+    assert (url.username, url.password) == ("me", "hunter2")
+    assert store_url("consul://h1").password == "hunter2"
+    assert store_url("consul://:token@h1").password == store_url("consul://token@h1").password == "token"
+    assert store_url("etcd://you:other@h1").password == "other"
+    monkeypatch.setenv("ETCD_HOST", "h1")
+    assert store_url().password == "hunter2"
+
+
+def test_the_files_of_tls_come_from_the_url_or_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("ca", "cert", "key"):
+        (tmp_path / name).touch()
+    assert store_url("etcd://h1").tls is None
+    assert store_url("etcds://h1").tls == Tls()
+    url = f"etcds://h1?ca={tmp_path}/ca&cert={tmp_path}/cert&key={tmp_path}/key"
+    everything = Tls(tmp_path / "ca", tmp_path / "cert", tmp_path / "key")
+    assert store_url(url).tls == everything
+    for name in ("ca", "cert", "key"):
+        monkeypatch.setenv(f"ROSTER_TLS_{name.upper()}", str(tmp_path / name))
+    assert store_url("zookeepers://h1").tls == everything
+    monkeypatch.delenv("ROSTER_TLS_KEY")
+    with pytest.raises(ConfigError, match="needs its key"):
+        store_url("consuls://h1")
+    with pytest.raises(ConfigError, match="does not exist"):
+        store_url(f"consuls://h1?key={tmp_path}/nobody")
+    with pytest.raises(ConfigError, match="knows: prefix, timeout"):
+        store_url(f"consul://h1?ca={tmp_path}/ca")
 
 
 def test_a_wrong_port_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,10 +159,17 @@ class StoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A name and a list of words for engines that show services to others (Consul); the rest ignore it."""
+    """What a lease stands for, for engines that show services to others (Consul); the rest ignore it.
+
+    Attributes:
+        name: what it is called, such as `default/writer-001`.
+        words: what others look for, such as the capabilities on offer.
+        key: the key that tells more.
+    """
 
     name: str
     words: tuple[str, ...] = ()
+    key: str = ""
 
 
 class Lease(Protocol):
@@ -194,6 +201,15 @@ class Lease(Protocol):
         Raises:
             LeaseLostError: it has ended; it never comes back.
             StoreUnavailableError: unconfirmed: the store is silent; try again before `deadline`.
+        """
+        ...
+
+    async def describe(self, hint: Hint) -> None:
+        """Replace the hint that it was granted with. Engines that show nobody a hint do nothing.
+
+        Raises:
+            LeaseLostError: it has ended.
+            StoreUnavailableError: the engine is out of reach.
         """
         ...
 

@@ -134,6 +134,9 @@ class MemoryLease:
             state.deadline = sent + self._ttl
         self._deadline = sent + self._ttl
 
+    async def describe(self, hint: Hint) -> None:
+        pass  # nobody else looks into this store
+
     async def revoke(self) -> None:
         self._lost = True
         with self._store.settled() as space:

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from roster._paths import state_dir
 from roster.errors import ConfigError
 
-_PORTS = {"etcd": 2379, "etcds": 2379, "consul": 8500, "consuls": 8501, "zookeeper": 2181}
-_OPTIONS = {
-    "sqlite": {"history"},
-    "memory": {"history"},
-    "etcd": {"prefix"},
-    "etcds": {"prefix"},
-    "consul": {"prefix"},
-    "consuls": {"prefix"},
-    "zookeeper": {"prefix"},
+_PORTS = {
+    "etcd": 2379,
+    "etcds": 2379,
+    "consul": 8500,
+    "consuls": 8501,
+    "zookeeper": 2181,
+    "zookeepers": 2281,
+}
+_TLS = {"etcds", "consuls", "zookeepers"}
+_OPTIONS = {"sqlite": {"history"}, "memory": {"history"}} | {
+    scheme: {"prefix", "timeout"} | ({"ca", "cert", "key"} if scheme in _TLS else set()) for scheme in _PORTS
 }
 _FORMS = (
-    "sqlite:///absolute/path, memory://NAME, etcd://HOST:PORT, consul://HOST:PORT or zookeeper://HOST:PORT"
+    "sqlite:///absolute/path, memory://NAME, etcd://HOST:PORT, consul://HOST:PORT or zookeeper://HOST:PORT "
+    "(etcds://, consuls://, zookeepers:// with TLS)"
 )
+
+DEFAULT_PREFIX = "/ai-team"
+DEFAULT_TIMEOUT = 5
+# Plain words between slashes: whatever an engine does with odd names, a prefix never meets it.
+_PREFIX = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){1,4}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files for a connection with TLS, in PEM.
+
+    Attributes:
+        ca: certificates of who may sign the server's; None: the system's.
+        cert: our own certificate, for servers that ask for one.
+        key: its private key.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +54,16 @@ class StoreUrl:
     """A registry URL in parts.
 
     Attributes:
-        scheme: `sqlite`, `memory`, `etcd`, `etcds`, `consul`, `consuls`, `zookeeper`.
+        scheme: `sqlite`, `memory`, `etcd`, `consul`, `zookeeper`; the last three with an `s` appended: with TLS.
         path: the database file of `sqlite`, else empty.
         name: the name of a `memory` store, else empty.
         hosts: the servers of the other engines, `(host, port)`.
         options: what stood behind the `?`.
-        username: from the URL; never shown.
-        password: from the URL; never shown.
+        username: from the URL, else from `ROSTER_REGISTRY_USER`; never shown.
+        password: from the URL, else from `ROSTER_REGISTRY_PASSWORD` (Consul: its token, else
+            `CONSUL_HTTP_TOKEN`); never shown.
+        tls: None without TLS. Its files are named by `?ca=`, `?cert=`, `?key=`, else by `ROSTER_TLS_CA`,
+            `ROSTER_TLS_CERT`, `ROSTER_TLS_KEY`.
     """
 
     scheme: str
@@ -46,6 +73,37 @@ class StoreUrl:
     options: tuple[tuple[str, str], ...] = ()
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    tls: Tls | None = None
+
+    @property
+    def engine(self) -> str:
+        """The engine: the scheme without the `s` of TLS."""
+        return self.scheme.removesuffix("s") if self.scheme in _TLS else self.scheme
+
+    @property
+    def prefix(self) -> str:
+        """Where the registry lives in the store, such as `/ai-team`; begins with a slash, ends with none.
+
+        Raises:
+            ConfigError: `?prefix=` is not a short path of plain words.
+        """
+        text = dict(self.options).get("prefix", DEFAULT_PREFIX)
+        plain = "/" + text.strip("/")
+        if not _PREFIX.match(plain):
+            raise ConfigError(
+                f"?prefix= of a {self.scheme}:// URL is a path of one to four words of letters, digits, '.', '_', "
+                f"'-', such as {DEFAULT_PREFIX}"
+            )
+        return plain
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for one request to the servers, and for connecting to them.
+
+        Raises:
+            ConfigError: `?timeout=` is not a whole number of seconds from 1 to 60.
+        """
+        return float(self.number("timeout", DEFAULT_TIMEOUT, 1, 60))
 
     @property
     def display(self) -> str:
@@ -91,8 +149,10 @@ def store_url(url: str | None = None) -> StoreUrl:
     if named := os.environ.get("ROSTER_REGISTRY"):
         return _parse(named, "ROSTER_REGISTRY")
     if host := os.environ.get("ETCD_HOST"):
-        return StoreUrl(
-            "etcd", hosts=((host.strip("[]"), _port(os.environ.get("ETCD_PORT") or "2379", "ETCD_PORT")),)
+        return _with_environment(
+            StoreUrl(
+                "etcd", hosts=((host.strip("[]"), _port(os.environ.get("ETCD_PORT") or "2379", "ETCD_PORT")),)
+            )
         )
     return StoreUrl("sqlite", path=str(state_dir().absolute() / "registry.db"))
 
@@ -155,13 +215,48 @@ def _server_url(
         if not host:
             raise ConfigError(f"{what} names no host: write {scheme}://HOST:{_PORTS[scheme]}")
         hosts.append((host, _port(port, f"the port in {what}")))
-    return StoreUrl(
-        scheme,
-        hosts=tuple(hosts),
-        options=options,
-        username=unquote(name) if user else None,
-        password=unquote(password) if colon else None,
+    return _with_environment(
+        StoreUrl(
+            scheme,
+            hosts=tuple(hosts),
+            options=options,
+            username=unquote(name) if user else None,
+            password=unquote(password) if colon else None,
+        )
     )
+
+
+def _with_environment(url: StoreUrl) -> StoreUrl:
+    """Fill in what the URL leaves out: a secret in a URL is seen by whoever sees the command line."""
+    username, password = url.username, url.password
+    if url.engine == "consul" and password is None:
+        username, password = (
+            None,
+            username,
+        )  # a token has no user: consul://TOKEN@host and consul://:TOKEN@host
+    if username is None and password is None:
+        username = os.environ.get("ROSTER_REGISTRY_USER") or None
+        password = os.environ.get("ROSTER_REGISTRY_PASSWORD") or None
+        if url.engine == "consul":
+            password = password or os.environ.get("CONSUL_HTTP_TOKEN") or None
+    tls = None
+    if url.scheme in _TLS:
+        given = dict(url.options)
+        files = {
+            name: given.get(name) or os.environ.get(f"ROSTER_TLS_{name.upper()}")
+            for name in ("ca", "cert", "key")
+        }
+        if bool(files["cert"]) != bool(files["key"]):
+            raise ConfigError(
+                f"a {url.scheme}:// URL with a certificate of ours needs its key as well: ?cert=FILE&key=FILE, "
+                "or ROSTER_TLS_CERT and ROSTER_TLS_KEY"
+            )
+        paths = {name: Path(file) for name, file in files.items() if file}
+        for name, path in paths.items():
+            if not path.is_file():
+                raise ConfigError(f"the TLS file {name} of the {url.scheme}:// URL does not exist: {path}")
+        tls = Tls(paths.get("ca"), paths.get("cert"), paths.get("key"))
+    return replace(url, username=username, password=password, tls=tls)
 
 
 def _options(scheme: str, query: str, what: str) -> tuple[tuple[str, str], ...]:

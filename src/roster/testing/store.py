@@ -241,6 +241,10 @@ class FaultyLease:
         self._store.reach()
         await self.inner.keep_alive()
 
+    async def describe(self, hint: Hint) -> None:
+        self._store.reach()
+        await self.inner.describe(hint)
+
     async def revoke(self) -> None:
         self._store.reach()
         if self in self._store.leases:

@@ -85,6 +85,9 @@ class SqliteLease:
             self._lost = True
             raise
 
+    async def describe(self, hint: Hint) -> None:
+        pass  # nobody else looks into this store
+
     async def revoke(self) -> None:
         self._lost = True
         core = self._store.core
