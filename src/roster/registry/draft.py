@@ -9,7 +9,7 @@ from roster._clock import utc_now
 from roster.passport import NodePassport
 from roster.registry.facts import CORDONED, Facts
 from roster.registry.holder import this_process
-from roster.registry.status import Condition, NodeStatus
+from roster.registry.status import HEALTHY_STATES, Condition, NodeStatus
 
 
 class Draft:
@@ -41,6 +41,13 @@ class Draft:
         self.generation = 1
         self.cordoned: str | None = None
         self.registered_at = ""
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The capabilities that new work may be sent for, sorted; none unless ready or busy, and not cordoned."""
+        if self.state not in HEALTHY_STATES or self.cordoned is not None:
+            return ()
+        return tuple(sorted({one.name for one in self.content.capabilities} - self.withdrawn))
 
     def begin(self, known: Facts | None) -> None:
         """Start an incarnation over whatever stood under the name before: go on counting, keep the cordon."""

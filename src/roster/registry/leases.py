@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from roster.errors import LeaseLostError, RegistryError, StoreError
 from roster.store.base import Hint, Lease, Store
@@ -21,11 +21,15 @@ class Leases:
         retention: seconds of the long lease.
         now: the clock that decides.
         rng: draws from 0 to 1, for jitter.
+
+    Attributes:
+        shown: what engines that show services to others show at present.
     """
 
     def __init__(
         self, store: Store, name: str, *, retention: float, now: Callable[[], float], rng: Callable[[], float]
     ) -> None:
+        self.shown: Hint | None = None
         self._store = store
         self._name = name
         self._retention = retention
@@ -51,10 +55,17 @@ class Leases:
         """The node's own, None before and after its registration."""
         return self._own
 
-    async def grant(self, ttl: float, capabilities: Collection[str]) -> Lease:
+    async def grant(self, ttl: float, hint: Hint) -> Lease:
         """Make a new lease the node's own; the one before is left alone."""
-        self._own = await self._store.grant(ttl, hint=Hint(self._name, tuple(sorted(capabilities))))
+        self._own = await self._store.grant(ttl, hint=hint)
+        self.shown = hint
         return self._own
+
+    async def show(self, hint: Hint) -> None:
+        """Have engines that show services to others show this from now on."""
+        if hint != self.shown:
+            await self.own.describe(hint)
+            self.shown = hint
 
     async def life(self) -> Lease:
         """Return the passport's lease: the one there is, renewed, or a new one if it has ended."""

@@ -22,11 +22,11 @@ from roster.errors import (
 from roster.passport import NodePassport
 from roster.registry.claim import Claim
 from roster.registry.draft import Draft
-from roster.registry.keys import NodeKey
+from roster.registry.keys import NodeKey, node_key
 from roster.registry.leases import Leases
 from roster.registry.status import LIVE_STATES
 from roster.registry.writer import Writer
-from roster.store.base import Store
+from roster.store.base import Hint, Store
 
 logger = logging.getLogger("roster.registry")
 
@@ -338,8 +338,7 @@ class Registration:
     async def _claim(
         self, *, takeover: bool, wait: float | None, on_wait: Callable[[str], None] | None
     ) -> None:
-        capabilities = [capability.name for capability in self._draft.content.capabilities]
-        lease = await self._leases.grant(self._draft.ttl, capabilities)
+        lease = await self._leases.grant(self._draft.ttl, self._hint())
         claim = Claim(
             self._store,
             self._identity,
@@ -401,7 +400,8 @@ class Registration:
                 await self._step()
 
     def _due(self) -> float:
-        return max(min(self._next_beat, self._writer.due), self._retry_at)
+        due = self._writer.due if self._leases.shown == self._hint() else float("-inf")
+        return max(min(self._next_beat, due), self._retry_at)
 
     async def _step(self) -> None:
         """Do one thing that is due; whatever goes wrong is decided here: lost, displaced, or try again."""
@@ -413,7 +413,7 @@ class Registration:
                 if self._now() >= self._next_beat:
                     await self._beat()
                 else:
-                    await self._writer.write()
+                    await self._write()
             self._retry_at = float("-inf")
             if self._away:
                 self._away = False
@@ -458,7 +458,7 @@ class Registration:
         async with self._lock:
             try:
                 async with asyncio.timeout(max(self._draft.ttl / 3, 0.5)):
-                    await self._writer.write()
+                    await self._write()
             except NameConflictError as error:
                 await self._displace(error)
                 raise
@@ -470,6 +470,14 @@ class Registration:
                 raise StoreUnavailableError(
                     f"the store {self._store.url} does not answer; trying again"
                 ) from None
+
+    async def _write(self) -> None:
+        if self._writer.due <= self._now():
+            await self._writer.write()
+        await self._leases.show(self._hint())
+
+    def _hint(self) -> Hint:
+        return Hint(self.key, self._draft.offered, node_key(*self._identity))
 
     # -- losing and leaving ------------------------------------------------------------------------
 
