@@ -22,6 +22,7 @@ from roster.store.base import (
     Store,
     StoreInfo,
 )
+from roster.store.rooted import at_prefix
 from roster.store.url import StoreUrl, store_url
 
 __all__ = [
@@ -57,12 +58,14 @@ def open_store(url: str | None = None) -> Store:
     client belongs to one event loop; several clients, in several loops and threads, may share one URL.
 
     Args:
-        url: `sqlite:///absolute/path`, `memory://NAME`; None: `ROSTER_REGISTRY`, else `ETCD_HOST`, else a
-            SQLite file in the user's state directory. Option of both: `?history=N`, the revisions that are
-            kept for watches.
+        url: `sqlite:///absolute/path`, `memory://NAME` (option of both: `?history=N`, the revisions that are
+            kept for watches), `etcd://HOST:PORT,...`, `consul://HOST:PORT`, `zookeeper://HOST:PORT,...`
+            (options: `?prefix=/team` instead of `/ai-team`, `?timeout=SECONDS` of one request; with TLS, as
+            `etcds://` and so on, also `?ca=FILE`, `?cert=FILE`, `?key=FILE`). None: `ROSTER_REGISTRY`, else
+            `ETCD_HOST`, else a SQLite file in the user's state directory.
 
     Raises:
-        ConfigError: the URL is wrong, or this version has no such engine.
+        ConfigError: the URL is wrong, or its engine's library is not installed.
 
     Example:
         async with open_store("memory://") as store:
@@ -81,7 +84,25 @@ def open_store(url: str | None = None) -> Store:
         from roster.store.sqlite import SqliteStore
 
         return SqliteStore(parsed.path, history=history)
-    raise ConfigError(
-        f"this version of Roster has no engine for {parsed.scheme}://; set ROSTER_REGISTRY to "
-        "sqlite:///absolute/path or memory://NAME"
-    )
+    return at_prefix(_server(parsed), parsed.prefix)
+
+
+def _server(url: StoreUrl) -> Store:
+    """Return a client of an engine that is a server; each needs an extra of this package's."""
+    try:
+        if url.engine == "etcd":
+            from roster.store.etcd import EtcdStore
+
+            return EtcdStore(url)
+        if url.engine == "consul":
+            from roster.store.consul import ConsulStore
+
+            return ConsulStore(url)
+        from roster.store.zookeeper import ZookeeperStore
+
+        return ZookeeperStore(url)
+    except ModuleNotFoundError as error:
+        # The engine's own modules are there; what is missing is the library that it stands on.
+        raise ConfigError(
+            f"{url.scheme}:// needs the package {error.name}: pip install 'agent-roster[{url.engine}]'"
+        ) from error

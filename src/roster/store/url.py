@@ -243,8 +243,12 @@ def _with_environment(url: StoreUrl) -> StoreUrl:
     if url.scheme in _TLS:
         given = dict(url.options)
         files = {
-            name: given.get(name) or os.environ.get(f"ROSTER_TLS_{name.upper()}")
-            for name in ("ca", "cert", "key")
+            name: given.get(name) or os.environ.get(variable)
+            for name, variable in (
+                ("ca", "ROSTER_TLS_CA"),
+                ("cert", "ROSTER_TLS_CERT"),
+                ("key", "ROSTER_TLS_KEY"),
+            )
         }
         if bool(files["cert"]) != bool(files["key"]):
             raise ConfigError(
