@@ -23,7 +23,8 @@ PAGE = 500  # 2 KB documents: a megabyte a page, far below every engine's messag
 # Full jitter over a doubling bound: a thousand informers that lost one store come back over seconds, not at
 # once (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
 FIRST_DELAY = 0.1
-LONGEST_DELAY = 10.0
+# A store that is back must be followed again within a few seconds; to ask one that is away costs it nothing.
+LONGEST_DELAY = 2.0
 # A compaction reaches every reader at once; a listing is the dearest thing that they ask of a store.
 LISTING_SPREAD = 1.0
 # A wake-up that comes this much later than planned means that this process stood still.

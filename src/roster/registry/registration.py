@@ -78,7 +78,7 @@ class Registration:
         self._draft = Draft(content, state=state, ttl=ttl)
         self._leases = Leases(store, content.name, retention=retention, now=now, rng=rng)
         self._writer = Writer(
-            store, self._identity, self._draft, self._leases, refresh=passport_refresh, now=now
+            store, self._identity, self._draft, self._leases, refresh=passport_refresh, now=now, rng=rng
         )
         self._now = now
         self._rng = rng
@@ -360,7 +360,7 @@ class Registration:
         self._own = {claimed.uid}
         self._draft.ttl = lease.ttl
         self._lost = None
-        self._next_beat = self._now() + lease.ttl / 3
+        self._next_beat = self._beat_after(lease.ttl)
 
     # -- keeping -----------------------------------------------------------------------------------
 
@@ -449,7 +449,11 @@ class Registration:
             self._writer.passport_dirty = True
         if self._beats % 3 == 0:  # 2 KB where the status is 400 bytes
             await self._writer.check_passport()
-        self._next_beat = self._now() + self._draft.ttl / 3 * (0.9 + 0.1 * self._rng())
+        self._next_beat = self._beat_after(self._draft.ttl)
+
+    def _beat_after(self, ttl: float) -> float:
+        # Jitter: nodes that started together must not renew together for ever after.
+        return self._now() + ttl / 3 * (0.9 + 0.1 * self._rng())
 
     async def _flush(self) -> None:
         """Write what is to be written now, and wait for it."""

@@ -55,6 +55,7 @@ class Writer:
         *,
         refresh: float,
         now: Callable[[], float],
+        rng: Callable[[], float],
     ) -> None:
         self.uid = ""
         self.stored: NodePassport = draft.content
@@ -67,6 +68,8 @@ class Writer:
         self._leases = leases
         self._refresh = refresh
         self._now = now
+        self._rng = rng
+        self._next_refresh = float("inf")
         self._status_revision = self._passport_revision = 0
         self._written = self._flipped = self._passport_written = _NEVER
 
@@ -80,7 +83,14 @@ class Writer:
         self.uid = claimed.uid
         self._status_revision = self._passport_revision = claimed.revision
         self.urgent = self.flip = self.load = self.passport_dirty = False
-        self._written = self._passport_written = self._now()
+        self._written = self._now()
+        self._note_passport(self._written)
+
+    def _note_passport(self, now: float) -> None:
+        self._passport_written = now
+        if self._refresh:
+            # Jitter: nodes that started together must not rewrite 2 KB each in the same instant for ever after.
+            self._next_refresh = now + self._refresh * (0.8 + 0.2 * self._rng())
 
     @property
     def due(self) -> float:
@@ -92,9 +102,7 @@ class Writer:
             due = self._flipped + FLIP_INTERVAL
         elif self.load:
             due = self._written + LOAD_INTERVAL
-        if self._refresh:
-            due = min(due, self._passport_written + self._refresh)
-        return due
+        return min(due, self._next_refresh)
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -168,7 +176,7 @@ class Writer:
             age = now - self._passport_written
             with_passport = self.passport_dirty or (
                 self._refresh > 0
-                and (self.urgent or age >= self._refresh or (self.flip and age >= PASSPORT_INTERVAL))
+                and (self.urgent or now >= self._next_refresh or (self.flip and age >= PASSPORT_INTERVAL))
             )
             # Taken before the writing, so that what is reported meanwhile is written the next time.
             marks = (self.urgent, self.flip, self.load, self.passport_dirty)
@@ -193,7 +201,7 @@ class Writer:
                 self._flipped = now
             if with_passport:
                 self._passport_revision = revision
-                self._passport_written = now
+                self._note_passport(now)
             return
         raise StoreUnavailableError(f"others write the keys of {self._identity} all the time: find out who")
 
