@@ -1,0 +1,19 @@
+"""Real etcd, Consul and ZooKeeper servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
+
+from servers.certificates import Certificates
+from servers.consul import Consul
+from servers.etcd import Etcd, EtcdCluster
+from servers.process import Server, ServerError
+from servers.programs import ServerMissingError
+from servers.zookeeper import ZooKeeper
+
+__all__ = [
+    "Certificates",
+    "Consul",
+    "Etcd",
+    "EtcdCluster",
+    "Server",
+    "ServerError",
+    "ServerMissingError",
+    "ZooKeeper",
+]
