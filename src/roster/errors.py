@@ -6,6 +6,7 @@
     ├── ConfigError              a URL, option or environment variable is wrong
     ├── StoreError
     │   ├── StoreUnavailableError    out of reach, or silent past the deadline
+    │   ├── StoreDeniedError         the store knows us not, or forbids what was asked
     │   ├── StoreCorruptedError      the file is not what it should be
     │   ├── RevisionCompactedError   the changes asked for are gone: list again
     │   ├── ConflictError            a condition of a write did not hold
@@ -125,6 +126,10 @@ class StoreError(RosterError):
 
 class StoreUnavailableError(StoreError):
     """The store is out of reach or silent; what was asked may or may not have happened."""
+
+
+class StoreDeniedError(StoreError):
+    """The store refuses us: user, password, token or certificate is wrong, or may not do what was asked."""
 
 
 class StoreCorruptedError(StoreError):
