@@ -24,6 +24,7 @@ demo: setup  ## three writers, one editor, sixty commands, one kill -9
 
 test: setup-dev lint  ## lint, then the whole test suite
 	@scripts/setup-tests
+	@scripts/setup-interop
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 lint: setup-dev  ## ruff, mypy --strict, the layers
@@ -43,8 +44,8 @@ chaos: setup-dev  ## faults under load, bounded in time
 	@$(PY) -m chaos
 
 lock:  ## pin the requirements again (needs uv)
-	@for set in run build dev; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	@for set in run build dev interop-build interop; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make lock" requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 clean:  ## remove the environment and every cache
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@rm -rf .venv .interop .interop.log .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
