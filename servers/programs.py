@@ -21,14 +21,35 @@ def programs(engine: str) -> dict[str, str]:
     Raises:
         ServerMissingError: there are none here.
     """
+    found = _entry(engine)
+    if "docker" in found:
+        raise _missing(engine, " but in a container, and these tests kill and freeze a process")
+    return found
+
+
+def in_container(engine: str) -> bool:
+    """Return whether an engine can be had in a container, and only there.
+
+    Raises:
+        ServerMissingError: it cannot be had at all.
+    """
+    return "docker" in _entry(engine)
+
+
+def _entry(engine: str) -> dict[str, str]:
     index = Path(os.environ.get("ROSTER_TEST_SERVERS") or INDEX)
-    how = f"run scripts/setup-servers {engine}, or name a server: ROSTER_TEST_{engine.upper()}=URL"
     try:
         found: dict[str, str] | None = json.loads(index.read_text()).get(engine)
-    except OSError:
+    except FileNotFoundError:
         found = None
     if found is None:
-        raise ServerMissingError(f"no {engine} here: {how}")
+        raise _missing(engine, "")
     if why := found.get("missing"):
-        raise ServerMissingError(f"no {engine} here ({why}): {how}")
+        raise _missing(engine, f" ({why})")
     return found
+
+
+def _missing(engine: str, why: str) -> ServerMissingError:
+    return ServerMissingError(
+        f"no {engine} here{why}: run scripts/setup-servers {engine}, or name a server: ROSTER_TEST_{engine.upper()}=URL"
+    )
