@@ -12,8 +12,7 @@ from servers.ports import LOOPBACK, Ports
 from servers.process import ServerError
 
 FILE = Path(__file__).resolve().parent.parent / "deploy" / "compose.yaml"
-# The image may have to be fetched first.
-_UP_WITHIN = 300
+_UP_WITHIN = 90
 _DOWN_WITHIN = 60
 
 

@@ -198,6 +198,8 @@ class EtcdCluster:
             needs a majority; `launch` does not wait.
     """
 
+    engine = "etcd"
+
     def __init__(
         self,
         directory: Path,
@@ -223,14 +225,18 @@ class EtcdCluster:
         Raises:
             ServerError: one of them did not come up.
         """
-        for member in self.members:
-            member.reserve()
-        peers = {member.name: member.peer for member in self.members}
-        for member in self.members:
-            member.members = peers
-            member.launch()
-        for member in self.members:
-            member.wait_ready()
+        try:
+            for member in self.members:
+                member.reserve()
+            peers = {member.name: member.peer for member in self.members}
+            for member in self.members:
+                member.members = peers
+                member.launch()
+            for member in self.members:
+                member.wait_ready()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def leader(self) -> Etcd:

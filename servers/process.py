@@ -92,8 +92,15 @@ class Server:
             ServerError: it did not answer in time, or ended.
             ServerMissingError: this machine has no such program.
         """
-        if self.alive:
-            return self
+        if not self.alive:
+            try:
+                self._start()
+            except BaseException:
+                self.close()
+                raise
+        return self
+
+    def _start(self) -> None:
         fresh = not self.data.exists()
         until = boottime() + self._start_within
         while True:
@@ -111,7 +118,6 @@ class Server:
             time.sleep(_LOOK)
         if fresh:
             self.prepare()
-        return self
 
     def reserve(self) -> None:
         """Choose the ports, if there are none yet."""

@@ -12,6 +12,8 @@ import pytest
 
 from roster._clock import boottime
 
+pytest_plugins = ["tests.engines"]
+
 _numbers = itertools.count()
 
 

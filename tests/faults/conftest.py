@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.engines import not_here
 
 Urls = tuple[str, str]
 Clock = Callable[[str], dict[str, str]]
@@ -46,10 +47,9 @@ def clock() -> Clock:
     """
     library = next((path for pattern in _LIBRARIES for path in sorted(Path("/").glob(pattern[1:]))), None)
     if library is None:
-        why = "libfaketime is not here: apt-get install libfaketime (or scripts/setup-tests), then run this again"
-        if os.environ.get("CI") == "true":
-            pytest.fail(why)
-        pytest.skip(why)
+        not_here(
+            "wrong clocks", "no libfaketime here: run scripts/setup-tests, or apt-get install libfaketime"
+        )
 
     def variables(offsets: str) -> dict[str, str]:
         return {
