@@ -16,11 +16,13 @@ from roster.store.base import (
     Grade,
     Hint,
     Lease,
+    LeaseTerms,
     Op,
     Page,
     Put,
     Store,
     StoreInfo,
+    Term,
 )
 from roster.store.rooted import at_prefix
 from roster.store.url import StoreUrl, store_url
@@ -38,12 +40,14 @@ __all__ = [
     "Grade",
     "Hint",
     "Lease",
+    "LeaseTerms",
     "Op",
     "Page",
     "Put",
     "Store",
     "StoreInfo",
     "StoreUrl",
+    "Term",
     "open_store",
     "store_url",
 ]

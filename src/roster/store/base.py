@@ -27,7 +27,7 @@ state is always seen, and a batch may be a `snapshot`: all keys under the prefix
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -170,6 +170,21 @@ class Hint:
     name: str
     words: tuple[str, ...] = ()
     key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """How a lease stands.
+
+    Attributes:
+        ttl: seconds it lives after a renewal.
+        renewed: seconds since it was granted or last renewed.
+        left: seconds until it ends unless it is renewed.
+    """
+
+    ttl: float
+    renewed: float
+    left: float
 
 
 class Lease(Protocol):
@@ -317,3 +332,16 @@ class Store(Protocol):
     async def __aenter__(self) -> Store: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class LeaseTerms(Protocol):
+    """What an engine offers besides, if it can: how leases stand, whoever holds them. For examinations."""
+
+    async def lease_terms(self, ids: Sequence[str]) -> Mapping[str, Term]:
+        """Return how leases stand, by id; those that have ended or never were are left out.
+
+        Raises:
+            StoreUnavailableError: the engine is out of reach.
+        """
+        ...

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from roster.errors import ConflictError
-from roster.store.base import Batch, Check, Entry, Grade, Hint, Lease, Op, Page, Store, StoreInfo
+from roster.store.base import (
+    Batch,
+    Check,
+    Entry,
+    Grade,
+    Hint,
+    Lease,
+    LeaseTerms,
+    Op,
+    Page,
+    Store,
+    StoreInfo,
+    Term,
+)
 from roster.store.url import DEFAULT_PREFIX
 
 
@@ -98,6 +111,9 @@ class Rooted:
         if hint is not None:
             hint = replace(hint, key=self._out(hint.key))
         return await self._store.grant(ttl, lingering=lingering, hint=hint)
+
+    async def lease_terms(self, ids: Sequence[str]) -> Mapping[str, Term]:
+        return await self._store.lease_terms(ids) if isinstance(self._store, LeaseTerms) else {}
 
     async def close(self) -> None:
         await self._store.close()

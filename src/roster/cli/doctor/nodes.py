@@ -10,7 +10,6 @@ from roster.cli.doctor.store import Listing
 from roster.cli.durations import show_duration
 from roster.registry import NodeRecord
 from roster.registry.keys import node_key
-from roster.store.sqlite.inspect import Term, lease_terms
 
 AREA = "nodes"
 MOST = 50  # findings of one kind
@@ -65,7 +64,6 @@ def mismatches(listing: Listing) -> list[Finding]:
 def founding(records: list[NodeRecord], listing: Listing) -> list[Finding]:
     """Name the founding-style nodes that do not keep themselves alive."""
     those = [record for record in records if record.founding]
-    terms = _terms([record.lease for record in those if record.lease is not None], listing)
     found = []
     for record in those:
         heartbeat = seconds_since(record.last_written)
@@ -80,7 +78,7 @@ def founding(records: list[NodeRecord], listing: Listing) -> list[Finding]:
                     )
                 )
             continue
-        term = terms.get(record.lease)
+        term = listing.terms.get(record.lease)
         entry = listing.entries[node_key(record.namespace, record.name)]
         put_again = entry.mod_revision > entry.create_revision
         if term is not None and heartbeat is not None and put_again and term.renewed > heartbeat + _UNRENEWED:
@@ -102,15 +100,6 @@ def founding(records: list[NodeRecord], listing: Listing) -> list[Finding]:
                 )
             )
     return found
-
-
-def _terms(leases: list[str], listing: Listing) -> dict[str, Term]:
-    if not leases or not listing.path:
-        return {}  # only of a registry file can leases be looked at from outside
-    try:
-        return lease_terms(listing.path, listing.info.cluster_id, leases)
-    except OSError:
-        return {}  # the store's own examination says what is wrong with the file
 
 
 def ahead(records: list[NodeRecord]) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -12,7 +13,7 @@ from roster.cli.doctor.finding import Finding, fail, ok, warn
 from roster.errors import ConfigError, StoreError
 from roster.registry.catalog import Catalog, Staging
 from roster.registry.keys import ROOT
-from roster.store import Entry, Store, StoreInfo, open_store, store_url
+from roster.store import Entry, LeaseTerms, Store, StoreInfo, Term, open_store, store_url
 from roster.store.sqlite.inspect import FileFacts, look
 
 AREA = "store"
@@ -21,6 +22,7 @@ ASK_DEADLINE = 5.0
 LIST_DEADLINE = 20.0
 SLOW = 0.1
 PAGE = 500
+MOST_LEASES = 500
 SCARCE = 64 * 1024 * 1024
 FULL = 1024 * 1024  # below it SQLite's log of one larger transaction may not fit
 
@@ -32,14 +34,12 @@ class Listing:
     Attributes:
         catalog: the nodes.
         entries: the documents as stored, by key.
-        info: what the store says of itself.
-        path: the registry file, empty for other engines.
+        terms: how the leases of founding-style nodes stand, by id, where the engine can say so.
     """
 
     catalog: Catalog
     entries: dict[str, Entry]
-    info: StoreInfo
-    path: str
+    terms: Mapping[str, Term]
 
 
 async def examine(url: str | None) -> tuple[list[Finding], Listing | None]:
@@ -70,7 +70,7 @@ async def examine(url: str | None) -> tuple[list[Finding], Listing | None]:
             await store.__aenter__()
         info, took = await _ask(store)
         found += say(store.url, info, took)
-        listing = await _list(store, info, where.path)
+        listing = await _list(store)
     except StoreError as error:
         what, _, remedy = str(error).partition(": ")
         return [*found, fail(AREA, what, remedy or "see the store's own log")], None
@@ -107,7 +107,7 @@ async def _ask(store: Store) -> tuple[StoreInfo, float]:
     return info, median(times)
 
 
-async def _list(store: Store, info: StoreInfo, path: str) -> Listing:
+async def _list(store: Store) -> Listing:
     catalog, staging = Catalog(thaw_grace=False), Staging()
     entries: dict[str, Entry] = {}
     async with asyncio.timeout(LIST_DEADLINE):
@@ -120,7 +120,16 @@ async def _list(store: Store, info: StoreInfo, path: str) -> Listing:
             page = await store.list(ROOT, limit=PAGE, after=page.next, revision=page.revision)
     for _ in catalog.swap(staging, page.revision):
         pass
-    return Listing(catalog, entries, info, path)
+    return Listing(catalog, entries, await _terms(store, catalog))
+
+
+async def _terms(store: Store, catalog: Catalog) -> Mapping[str, Term]:
+    """Return how the leases of founding-style nodes stand: whether ours are renewed their own status tells."""
+    leases = [record.lease for record in catalog.index.by_key.values() if record.founding and record.lease]
+    if not leases or not isinstance(store, LeaseTerms):
+        return {}
+    async with asyncio.timeout(ASK_DEADLINE):
+        return await store.lease_terms(leases[:MOST_LEASES])
 
 
 def say(url: str, info: StoreInfo, took: float) -> list[Finding]:

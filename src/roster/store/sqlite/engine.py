@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote
@@ -15,10 +15,24 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.errors import LeaseLostError, StoreUnavailableError
 from roster.store import limits
-from roster.store.base import MIN_TTL, Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
+from roster.store.base import (
+    MIN_TTL,
+    Batch,
+    Check,
+    Delete,
+    Entry,
+    Grade,
+    Hint,
+    Op,
+    Page,
+    Put,
+    StoreInfo,
+    Term,
+)
 from roster.store.sqlite.census import lease_name
 from roster.store.sqlite.core import Core, Shown
 from roster.store.sqlite.holders import Holder
+from roster.store.sqlite.inspect import lease_terms
 from roster.store.sqlite.leases import Grant
 from roster.store.sqlite.wakeups import LEASES
 from roster.store.sqlite.warden import Warden
@@ -251,6 +265,15 @@ class SqliteStore:
         if self._warden is not None:
             self._warden.start()
         return lease
+
+    async def lease_terms(self, ids: Sequence[str]) -> Mapping[str, Term]:
+        cluster = (await self.info()).cluster_id
+        try:
+            return await self.run(lambda: lease_terms(self._path, cluster, ids, now=self.now))
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"the file of leases of {self.url} cannot be read: {error.strerror}"
+            ) from error
 
     async def sweep(self) -> None:
         """Look at all leases now, and delete what is bound to those that have ended.

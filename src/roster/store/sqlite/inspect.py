@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roster._clock import boottime
+from roster.store.base import Term
 from roster.store.sqlite.census import lease_place
 from roster.store.sqlite.leasefile import LeaseFile
 from roster.store.sqlite.schema import beside
@@ -34,21 +35,6 @@ class FileFacts:
     same: bool
     leases: bool
     free: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One lease.
-
-    Attributes:
-        ttl: seconds it lives after a renewal.
-        renewed: seconds since it was granted or last renewed.
-        left: seconds until it ends unless it is renewed.
-    """
-
-    ttl: float
-    renewed: float
-    left: float
 
 
 def look(path: str) -> FileFacts:
