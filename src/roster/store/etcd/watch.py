@@ -1,0 +1,252 @@
+"""A watch of etcd: one stream of its own, read ahead, alive or ended with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
+from roster.store.base import Batch, Change
+from roster.store.etcd.endpoint import EOF, RpcError
+from roster.store.etcd.failures import Failure
+from roster.store.etcd.leases import lease_name
+from roster.store.etcd.messages import (
+    EVENT_DELETE,
+    WATCH,
+    WatchCreateRequest,
+    WatchProgressRequest,
+    WatchRequest,
+)
+
+if TYPE_CHECKING:
+    from roster.store.etcd.client import Client
+    from roster.store.etcd.endpoint import Endpoint
+
+# The server is asked this often how far the watch has come ...
+PROGRESS = 2.5
+# ... and whoever has said nothing for this long is frozen or cut off.
+SILENCE = 8.0
+# Batches read ahead of a slow reader; then gRPC's flow control holds the server back.
+AHEAD = 16
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\.(\d{1,4})")
+
+
+def tells_progress(version: str) -> bool:
+    """Whether a server of this version answers a progress request only when the watch has been sent everything before.
+
+    Others may answer first and send older events later: https://github.com/etcd-io/etcd/issues/15220
+    """
+    found = _VERSION.match(version)
+    if found is None:
+        return False
+    major, minor, patch = (int(number) for number in found.groups())
+    needed = {4: 25, 5: 8}.get(minor, 0)
+    return major > 3 or (major == 3 and minor >= 4 and patch >= needed)
+
+
+def decoded(raw: bytes) -> str | None:
+    """Return a key as text; None for one that is no UTF-8, which no store of ours has written."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class Watch(AsyncIterator[Batch]):
+    """An open watch. `__anext__` may be cancelled at any moment without losing a batch.
+
+    Args:
+        client: whose.
+        call: the stream; its watch was created.
+        endpoint: where it leads.
+        from_revision: the first revision that is wanted.
+    """
+
+    def __init__(self, client: Client, call: Any, endpoint: Endpoint, from_revision: int) -> None:
+        self._client = client
+        self._call = call
+        self._endpoint = endpoint
+        self._token = client.token
+        self._position = from_revision - 1
+        self._trusted = tells_progress(endpoint.version)
+        self._parts: list[Change] = []
+        self._batches: deque[Batch] = deque()
+        self._readable = asyncio.Event()
+        self._room = asyncio.Event()
+        self._error: StoreError | None = None
+        self._ended = False
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._ask_progress())]
+
+    async def __anext__(self) -> Batch:
+        while not self._ended:
+            if self._batches:
+                batch = self._batches.popleft()
+                self._room.set()
+                return batch
+            if self._error is not None:
+                raise self._error
+            self._readable.clear()
+            await self._readable.wait()
+        raise StopAsyncIteration
+
+    def fail(self, error: StoreError) -> None:
+        """End it with an error, after what has been read already."""
+        if self._error is None:
+            self._error = error
+            self._call.cancel()
+            for task in self._tasks:
+                task.cancel()
+        self._readable.set()
+
+    async def end(self) -> None:
+        """End it: its context was left."""
+        self._ended = True
+        self.fail(StoreUnavailableError("this watch was left"))
+        await asyncio.wait(self._tasks)
+
+    async def _ask_progress(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(PROGRESS)
+                await self._call.write(WatchRequest(progress_request=WatchProgressRequest()))
+        except (RpcError, asyncio.InvalidStateError):
+            pass  # the receiving side hears of it, with the reason
+
+    async def _receive(self) -> None:
+        error: StoreError = self._away("it ended the watch")
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE):
+                    response = await self._call.read()
+                if response is EOF:
+                    break
+                if response is None:
+                    error = self._away("what it sent cannot be read")
+                    break
+                if response.canceled:
+                    error = self._cancelled(response)
+                    break
+                self._take(response)
+                while len(self._batches) >= AHEAD:
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            error = self._away(f"it has said nothing for {SILENCE:g} s")
+        except RpcError as failed:
+            failure = Failure.of(failed)
+            error = self._away(failure.reason) if failure.away else self._client.refusal(failure, "watch")
+        finally:
+            # gRPC raises CancelledError also for a status that the server sent: the reader must hear of that, too.
+            if self._error is None and isinstance(error, StoreUnavailableError):
+                self._client.distrust(self._endpoint)
+            self.fail(error)
+
+    def _take(self, response: Any) -> None:
+        for event in response.events:
+            key = decoded(event.kv.key)
+            revision = event.kv.mod_revision
+            # A member that was restored may repeat the past: https://github.com/etcd-io/etcd/issues/15271
+            if key is None or revision <= self._position:
+                continue
+            if event.type == EVENT_DELETE:
+                self._parts.append(Change("delete", key, revision))
+            else:
+                entry = event.kv
+                self._parts.append(
+                    Change("put", key, revision, entry.value, entry.create_revision, lease_name(entry.lease))
+                )
+        if response.fragment:
+            # The rest of the last revision may be in the next piece.
+            last = response.events[-1].kv.mod_revision if response.events else 0
+            whole = [change for change in self._parts if change.revision < last]
+            self._parts = self._parts[len(whole) :]
+            if whole:
+                self._deliver(tuple(whole), whole[-1].revision)
+            return
+        changes, self._parts = tuple(self._parts), []
+        if response.events:
+            self._deliver(changes, max(self._position, response.events[-1].kv.mod_revision))
+        elif not response.created:
+            # Sent for this watch by the server's own clock, or asked for and answered for the stream.
+            told = response.watch_id != -1 or self._trusted
+            self._deliver((), max(self._position, response.header.revision if told else 0))
+
+    def _deliver(self, changes: tuple[Change, ...], revision: int) -> None:
+        self._position = revision
+        if changes or not self._batches:
+            self._batches.append(Batch(changes, revision))
+            self._readable.set()
+
+    def _cancelled(self, response: Any) -> StoreError:
+        if response.compact_revision:
+            return compacted(self._client, response.compact_revision)
+        failure = Failure.of_reason(response.cancel_reason)
+        if failure.bad_token:
+            self._client.forget_token(self._token)
+            return self._away("it wants to know anew who we are")
+        if failure.away:
+            return self._away(failure.reason)
+        return self._client.refusal(failure, "watch")
+
+    def _away(self, reason: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"the watch of {self._client.url.display} broke: {self._endpoint.name}: {reason}"
+        )
+
+
+def compacted(client: Client, revision: int) -> RevisionCompactedError:
+    """Return the error for a watch of changes that were compacted."""
+    return RevisionCompactedError(
+        f"the changes up to revision {revision} of {client.url.display} are gone: list again", revision
+    )
+
+
+async def open_watch(client: Client, key: bytes, range_end: bytes, from_revision: int, doing: str) -> Watch:
+    """Open a watch; nothing is missed from then on."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + client.timeout
+    renewed = False
+    while True:
+        endpoint = await client.connect(until)
+        token = client.token
+        call = endpoint.stream(WATCH, client.metadata())
+        try:
+            created = await _create(call, key, range_end, from_revision, until)
+        except TimeoutError:
+            failure = Failure("DEADLINE_EXCEEDED", "")
+        except RpcError as error:
+            failure = Failure.of(error)
+        else:
+            if created is None or created is EOF:
+                failure = Failure("UNAVAILABLE", "it ended the watch")
+            elif not created.canceled:
+                return Watch(client, call, endpoint, from_revision)
+            elif created.compact_revision:
+                call.cancel()
+                raise compacted(client, created.compact_revision)
+            else:
+                failure = Failure.of_reason(created.cancel_reason)
+        call.cancel()
+        if failure.bad_token and client.url.username and not renewed:
+            renewed = True
+            client.forget_token(token)
+            continue
+        if not failure.away:
+            raise client.refusal(failure, doing)
+        client.distrust(endpoint)
+        if loop.time() >= until:
+            raise StoreUnavailableError(
+                f"the store {client.url.display} is out of reach: {endpoint.name}: {failure.reason}"
+            )
+
+
+async def _create(call: Any, key: bytes, range_end: bytes, from_revision: int, until: float) -> Any:
+    request = WatchCreateRequest(
+        key=key, range_end=range_end, start_revision=from_revision, progress_notify=True, fragment=True
+    )
+    async with asyncio.timeout_at(until):
+        await call.write(WatchRequest(create_request=request))
+        return await call.read()
