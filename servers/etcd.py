@@ -25,7 +25,8 @@ class Etcd(Server):
 
     Args:
         directory: where its files go.
-        fsync: False: writes are not flushed to disk, which is faster and outlives kill -9 all the same.
+        fsync: False: as fast as it goes, for tests. Writes are not flushed to disk (they outlive kill -9 all the same), and
+            a server alone elects itself within 0.25 s instead of 1 s, so that its shortest lease is 1 s instead of 2 s.
         root_password: authentication is on, and this is the password of `root`.
         token_ttl: seconds that a token lives.
         tls: serve with TLS, with these certificates.
@@ -62,7 +63,8 @@ class Etcd(Server):
         self.tls = tls
         self.client_certificates = client_certificates
         self.members: dict[str, str] = {}
-        self._extra = [] if fsync else ["--unsafe-no-fsync"]
+        self._fsync = fsync
+        self._extra: list[str] = []
         self._extra += [f"--auth-token-ttl={token_ttl}"] if token_ttl is not None else []
         self._extra += [f"--quota-backend-bytes={quota}"] if quota is not None else []
         self._extra += extra
@@ -110,6 +112,9 @@ class Etcd(Server):
                 arguments |= {"trusted-ca-file": self.tls.ca}
         command = [programs("etcd")["etcd"], *(f"--{name}={value}" for name, value in arguments.items())]
         command += ["--client-cert-auth"] if self.client_certificates else []
+        command += [] if self._fsync else ["--unsafe-no-fsync"]
+        if not self._fsync and not self.members:
+            command += ["--heartbeat-interval=50", "--election-timeout=250"]
         return [*command, *self._extra]
 
     def answers(self) -> bool:

@@ -112,7 +112,8 @@ class ZooKeeper(Server):
         return [found["java"], *_JAVA, *defined, "-cp", found["classpath"], _MAIN, str(configuration)]
 
     def answers(self) -> bool:
-        return "Mode: standalone" in self.ask("srvr")
+        # What is asked while it comes up may never be answered.
+        return "Mode: standalone" in self.ask("srvr", timeout=0.5)
 
     def ask(self, word: str, *, timeout: float = 2.0) -> str:
         """Send one of the four-letter words, such as `mntr`, and return the answer.
