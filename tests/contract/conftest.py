@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from tests.engines import shared_url, store_params
 
 from roster.store import Store, open_store
 
@@ -16,6 +17,9 @@ from roster.store import Store, open_store
 STORES: dict[str, Callable[[Path], str]] = {
     "memory": lambda _: f"memory://{uuid.uuid4().hex}",
     "sqlite": lambda directory: f"sqlite://{directory}/registry.db",
+    "etcd": lambda _: shared_url("etcd"),
+    "consul": lambda _: shared_url("consul"),
+    "zookeeper": lambda _: shared_url("zookeeper"),
 }
 GRADES = {"consul": "state", "zookeeper": "state"}  # all others: history
 # Whoever has a server at hand names it: it must be empty under /contract/.
@@ -41,7 +45,7 @@ def _promised(item: pytest.Item) -> bool:
     return item.get_closest_marker(other) is None
 
 
-@pytest.fixture(params=sorted(STORES))
+@pytest.fixture(params=sorted(STORES) if NAMED else store_params(*STORES))
 def store_address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty store."""
     return STORES[request.param](tmp_path)

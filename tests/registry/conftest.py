@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from tests.engines import STORES, shared_url, store_params
 from tests.registry.fakes import FaultyStore
 
 from roster.registry import Registry
@@ -16,16 +17,19 @@ from roster.store import open_store
 Open = Callable[[], Awaitable[Registry]]
 
 
-# Most tests ask the registry, not the engine, and run in memory; those marked so run over a file too.
-each_engine = pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+# Most tests ask the registry, not the engine, and run in memory; those marked so run over every engine.
+each_engine = pytest.mark.parametrize("url", store_params(*STORES), indirect=True)
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store of this test alone."""
-    if getattr(request, "param", "memory") == "sqlite":
+    """An empty store of this test alone; on a shared server, a prefix of its own."""
+    engine = getattr(request, "param", "memory")
+    if engine == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    if engine == "sqlite":
         return f"sqlite://{tmp_path}/registry.db"
-    return f"memory://{uuid.uuid4().hex}"
+    return f"{shared_url(engine)}/?prefix=/t{uuid.uuid4().hex}"
 
 
 @pytest.fixture
