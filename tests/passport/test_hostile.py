@@ -19,7 +19,7 @@ from tests.passport.samples import FOUNDING, refusal, small, yaml_with
 from roster.errors import DocumentError
 from roster.passport import NodePassport, json_text, yaml_text
 from roster.passport.limits import FILE, STORED, Limits
-from roster.passport.reading import Document, ReadError
+from roster.passport.reading import Document, ReadError, read
 from roster.passport.writing import to_json, to_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -413,3 +413,11 @@ def test_every_key_of_json_and_yaml_text_has_a_place(document: dict[str, Any]) -
             line, column = each.places[path]
             assert line >= 1
             assert column >= 1
+
+
+@given(documents)
+@settings(max_examples=150, deadline=None)
+def test_what_pyyaml_writes_into_the_store_is_read_as_it_was_meant(document: dict[str, Any]) -> None:
+    text = yaml.dump(document)
+    (again,) = read(text, source="<store>", limits=STORED, yaml_1_1=True)
+    assert again.value == document

@@ -135,7 +135,7 @@ class NodePassport(Mapping[str, Any]):
             try:
                 value = json_text.load_fast(text, STORED)
             except json_text.NotJsonError:
-                documents = read(text, source="<store>", limits=STORED)
+                documents = read(text, source="<store>", limits=STORED, yaml_1_1=True)
                 value = documents[0].value if documents else None
         except ReadError as error:
             raise DocumentError("<store>", [error.fault]) from None

@@ -75,24 +75,25 @@ def decode(raw: bytes, limits: Limits) -> str:
     return text.removeprefix("\ufeff")
 
 
-def read(text: str | bytes, *, source: str, limits: Limits = FILE) -> list[Document]:
+def read(text: str | bytes, *, source: str, limits: Limits = FILE, yaml_1_1: bool = False) -> list[Document]:
     """Read the documents of a text: one when it is JSON, any number when it is YAML.
 
     Args:
         text: the text; JSON when it begins with `{` and reads as JSON, YAML otherwise.
         source: how errors name it.
         limits: its bounds.
+        yaml_1_1: read a plain `1e3` in YAML as PyYAML and its like do, as text.
 
     Raises:
         DocumentError: with the one fault that stopped the reading.
     """
     try:
-        return list(_read(text, limits))
+        return list(_read(text, limits, yaml_1_1))
     except ReadError as error:
         raise DocumentError(source, [error.fault]) from None
 
 
-def _read(text: str | bytes, limits: Limits) -> list[Document]:
+def _read(text: str | bytes, limits: Limits, yaml_1_1: bool) -> list[Document]:
     if isinstance(text, str):
         _refuse_surrogates(text)
         # A character takes at least a byte, so this spares the encoding of what is too large in any case.
@@ -109,7 +110,7 @@ def _read(text: str | bytes, limits: Limits) -> list[Document]:
             from roster.passport import yaml_text
 
             try:
-                return yaml_text.read(text, limits)
+                return yaml_text.read(text, limits, yaml_1_1=yaml_1_1)
             except ReadError:
                 # Neither: `{"` is how JSON begins, and there the JSON reader's complaint is the useful one.
                 if text.lstrip(" \t\r\n")[1:].lstrip(" \t\r\n").startswith('"'):
@@ -117,7 +118,7 @@ def _read(text: str | bytes, limits: Limits) -> list[Document]:
                 raise
     from roster.passport import yaml_text
 
-    return yaml_text.read(text, limits)
+    return yaml_text.read(text, limits, yaml_1_1=yaml_1_1)
 
 
 def _refuse_surrogates(text: str) -> None:

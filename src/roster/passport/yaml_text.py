@@ -28,6 +28,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+# YAML 1.1 wants a point before an exponent, and a sign in it; PyYAML leaves the text `1e3` without quotes.
+NUMBER_1_1 = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?:[eE][-+][0-9]+)?)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -61,14 +63,19 @@ class _Frame:
         return (*self.path, self.key if isinstance(self.value, dict) else len(self.value))  # type: ignore[arg-type]  # a key waits
 
 
-def read(text: str, limits: Limits) -> list[Document]:
+def read(text: str, limits: Limits, *, yaml_1_1: bool = False) -> list[Document]:
     """Return the documents of YAML text.
+
+    Args:
+        text: the text.
+        limits: its bounds.
+        yaml_1_1: `1e3` is text, as it is to whoever wrote it with PyYAML.
 
     Raises:
         ReadError: the grammar, a limit, a duplicate key, a tag, a number that JSON has no place for.
     """
     try:
-        return list(_Builder(text, limits).documents())
+        return list(_Builder(text, limits, NUMBER_1_1 if yaml_1_1 else NUMBER).documents())
     except yaml.reader.ReaderError as error:
         raise _unreadable(text, error) from None
     except yaml.MarkedYAMLError as error:
@@ -98,8 +105,8 @@ def _unreadable(text: str, error: yaml.reader.ReaderError) -> ReadError:
 class _Builder:
     """One pass over the events of a text."""
 
-    def __init__(self, text: str, limits: Limits) -> None:
-        self._text, self._limits = text, limits
+    def __init__(self, text: str, limits: Limits, number: re.Pattern[str]) -> None:
+        self._text, self._limits, self._number = text, limits, number
 
     def documents(self) -> list[Document]:
         out: list[Document] = []
@@ -217,7 +224,7 @@ class _Builder:
         frame = self._stack[-1]
         if plain and text == "<<":
             raise ReadError("merge keys (<<) are not read: write the fields out", place, frame.path)
-        if plain and (text in _WORDS or NUMBER.fullmatch(text)):
+        if plain and (text in _WORDS or self._number.fullmatch(text)):
             shown = quote(text) if text else "an empty key"
             raise ReadError(f"a key must be text, and {shown} is not: put it in quotes", place, frame.path)
         if text in frame.value:
@@ -228,7 +235,7 @@ class _Builder:
     def _resolve(self, text: str, place: Place, path: Path) -> Any:
         if text in _WORDS:
             return _WORDS[text]
-        if not NUMBER.fullmatch(text):
+        if not self._number.fullmatch(text):
             if _NOT_FINITE.fullmatch(text):
                 raise ReadError(
                     f"{text} is not a JSON number: put it in quotes, or leave it out", place, path
