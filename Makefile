@@ -3,6 +3,18 @@ SHELL := /bin/sh
 PY := .venv/bin/python
 # Tests run in parallel; what starts many processes still fits two cores because it waits more than it works.
 TEST_WORKERS ?= auto
+# What `make test` tries; the servers among them are brought up by the tests themselves.
+ALL_STORES := memory,sqlite,etcd,consul,zookeeper
+STORES ?= $(ALL_STORES)
+export ROSTER_TEST_STORES := $(STORES)
+
+comma := ,
+stores := $(subst $(comma), ,$(STORES))
+servers := $(filter etcd consul zookeeper,$(stores))
+unknown := $(filter-out $(subst $(comma), ,$(ALL_STORES)),$(stores))
+ifneq ($(unknown),)
+  $(error STORES: no store $(unknown); there are $(ALL_STORES))
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo test lint fmt bench chaos lock clean
@@ -22,8 +34,9 @@ setup-dev: .venv/.dev  ## the same, with the tools to work on the project
 demo: setup  ## three writers, one editor, sixty commands, one kill -9
 	@.venv/bin/roster demo
 
-test: setup-dev lint  ## lint, then the whole test suite
+test: setup-dev lint  ## lint, then the whole test suite (STORES=memory,sqlite tries less)
 	@scripts/setup-tests
+	@$(if $(servers),$(PY) scripts/setup-servers $(servers),:)
 	@scripts/setup-interop
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal
 
@@ -48,4 +61,4 @@ lock:  ## pin the requirements again (needs uv)
 	  --no-emit-index-url --custom-compile-command "make lock" requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 clean:  ## remove the environment and every cache
-	@rm -rf .venv .interop .interop.log .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	@rm -rf .venv .interop .interop.log .mypy_cache .ruff_cache .pytest_cache .hypothesis .servers build dist
