@@ -6,20 +6,26 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
 
 from roster.errors import StoreDeniedError, StoreError, StoreUnavailableError
-from roster.store.etcd.endpoint import Endpoint, Metadata, RpcError, credentials
-from roster.store.etcd.failures import Failure, refusal
+from roster.store.etcd.endpoint import Endpoint, Metadata, credentials
+from roster.store.etcd.failures import FailedError, Failure, refusal
 from roster.store.etcd.leases import KeepAlives
 from roster.store.etcd.messages import AUTHENTICATE, STATUS, AuthenticateRequest, Method, StatusRequest
 from roster.store.url import StoreUrl
 
-# Members that elect a leader are asked again after up to this many seconds.
+T = TypeVar("T")
+
+# Members that elect a leader, or a lone server that broke off, are asked again after up to this many seconds.
 ELECTION_PAUSE = 0.2
+
+
+def jitter() -> float:
+    """Return seconds to wait, other ones each time: those that lost a server together do not come back together."""
+    return random.uniform(0, ELECTION_PAUSE)  # noqa: S311 - no secret
 
 
 class Client:
@@ -48,7 +54,7 @@ class Client:
         self._next = random.randrange(len(self._endpoints))  # noqa: S311 - no secret
         self._current: Endpoint | None = None
         self._connecting = asyncio.Lock()
-        self._token: str | None = None
+        self.token: str | None = None  # empty: there are no users there
         self._loop = asyncio.get_running_loop()
 
     # -- asking ------------------------------------------------------------------------------------
@@ -63,7 +69,11 @@ class Client:
             StoreUnavailableError: nobody answered in time.
             StoreError: the answer was no.
         """
-        return await self._ask(method, request, doing, repeatable=True)
+
+        async def ask(endpoint: Endpoint, until: float) -> Any:
+            return await self._call(endpoint, method, request, until, last=False)
+
+        return await self.try_members(ask, doing, repeatable=True)
 
     async def write(self, method: Method, request: Any, doing: str) -> Any:
         """Ask once; again only where it is certain that nothing was done.
@@ -72,22 +82,35 @@ class Client:
             StoreUnavailableError: nobody answered in time; it may have been done.
             StoreError: the answer was no.
         """
-        return await self._ask(method, request, doing, repeatable=False)
 
-    async def _ask(self, method: Method, request: Any, doing: str, *, repeatable: bool) -> Any:
+        async def ask(endpoint: Endpoint, until: float) -> Any:
+            return await self._call(endpoint, method, request, until, last=True)
+
+        return await self.try_members(ask, doing, repeatable=False)
+
+    async def try_members(
+        self, ask: Callable[[Endpoint, float], Awaitable[T]], doing: str, *, repeatable: bool
+    ) -> T:
+        """Ask one member and, where that is safe and would help, another one or the same with a new token.
+
+        Args:
+            ask: asks a member, until a time of the loop's clock; raises `FailedError`.
+            doing: what this is, for error messages.
+            repeatable: whether it may be asked twice.
+
+        Raises:
+            StoreUnavailableError: nobody answered in time.
+            StoreError: the answer was no.
+        """
         until = self._loop.time() + self.timeout
         renewed = False
         while True:
             endpoint = await self.connect(until)
-            token = self._token
+            token = self.token
             try:
-                answer = await self._call(endpoint, method, request, until, patient=not repeatable)
-            except RpcError as error:
-                failure = Failure.of(error)
-            else:
-                if answer is not None:
-                    return answer
-                failure = Failure("INTERNAL", "what it answered cannot be read")
+                return await ask(endpoint, until)
+            except FailedError as error:
+                failure = error.failure
             if failure.bad_token and self.url.username and not renewed:
                 renewed = True
                 self.forget_token(token)
@@ -95,22 +118,19 @@ class Client:
             if not failure.away:
                 raise self.refusal(failure, doing)
             self.distrust(endpoint)
-            again = repeatable or failure.not_done
-            pause = random.uniform(0, ELECTION_PAUSE)  # noqa: S311 - jitter
-            if not again or self._loop.time() + pause >= until:
-                what = "" if again else f", and whether it did {doing} is not known"
-                raise StoreUnavailableError(
-                    f"the store {self.url.display} is out of reach: {endpoint.name}: {failure.reason}{what}"
-                )
-            if failure.no_leader or len(self._endpoints) == 1:
-                await asyncio.sleep(pause)
+            safe = repeatable or failure.not_done
+            pause = jitter()
+            if not safe or self._loop.time() + pause >= until:
+                reason = f"{endpoint.name}: {failure.reason}"
+                raise self.away(reason if safe else f"{reason}; it is not known whether it did {doing}")
+            await asyncio.sleep(pause if failure.no_leader or len(self._endpoints) == 1 else 0)
 
     async def _call(
-        self, endpoint: Endpoint, method: Method, request: Any, until: float, *, patient: bool
+        self, endpoint: Endpoint, method: Method, request: Any, until: float, *, last: bool
     ) -> Any:
         """Ask one member, for all of the time that is left or, where there are others, for half of it."""
         left = until - self._loop.time()
-        share = left if patient or len(self._endpoints) == 1 else left / 2
+        share = left if last or len(self._endpoints) == 1 else left / 2
         return await endpoint.call(method, request, max(share, 0.001), self.metadata())
 
     # -- members -----------------------------------------------------------------------------------
@@ -125,7 +145,7 @@ class Client:
             StoreUnavailableError: there is none.
             StoreDeniedError: user or password is wrong.
         """
-        if self._current is not None and (self._token is not None or not self.url.username):
+        if self._current is not None:
             return self._current
         if self.closed:
             raise StoreUnavailableError(f"this client of {self.url.display} is closed: open another")
@@ -134,9 +154,7 @@ class Client:
             async with asyncio.timeout_at(until), self._connecting:
                 return await self._search(until)
         except TimeoutError:
-            raise StoreUnavailableError(
-                f"the store {self.url.display} is out of reach: no answer within {self.timeout:g} s"
-            ) from None
+            raise self.away(f"no answer within {self.timeout:g} s") from None
 
     def distrust(self, endpoint: Endpoint) -> None:
         """Ask another member next time: this one failed, or fell silent."""
@@ -146,54 +164,53 @@ class Client:
 
     async def _search(self, until: float) -> Endpoint:
         """Go from member to member until one will do; while they elect a leader, go round again."""
+        if self._current is not None:
+            return self._current
         while True:
             failures: list[tuple[Endpoint, Failure]] = []
-            if self._current is None:
-                failures = await self._go_round(until)
-            if self._current is not None:
-                await self._authenticate(self._current, until)
-                return self._current
-            pause = random.uniform(0, ELECTION_PAUSE)  # noqa: S311 - jitter
+            for endpoint in self._in_order():
+                last = len(failures) == len(self._endpoints) - 1
+                failure = await self._try(endpoint, until, last=last)
+                if failure is None:
+                    self._current = endpoint
+                    return endpoint
+                failures.append((endpoint, failure))
+            pause = jitter()
             electing = any(failure.no_leader for _, failure in failures)
             if not electing or self._loop.time() + pause >= until:
-                reasons = [
-                    failure.reason if len(failures) == 1 else f"{endpoint.name}: {failure.reason}"
-                    for endpoint, failure in failures
-                ]
-                raise StoreUnavailableError(
-                    f"the store {self.url.display} is out of reach: {'; '.join(reasons)}"
+                alone = len(failures) == 1
+                raise self.away(
+                    "; ".join(
+                        failure.reason if alone else f"{endpoint.name}: {failure.reason}"
+                        for endpoint, failure in failures
+                    )
                 )
             await asyncio.sleep(pause)
-
-    async def _go_round(self, until: float) -> list[tuple[Endpoint, Failure]]:
-        failures: list[tuple[Endpoint, Failure]] = []
-        for endpoint in self._in_order():
-            failure = await self._probe(endpoint, until, last=len(failures) == len(self._endpoints) - 1)
-            if failure is None:
-                self._current = endpoint
-                break
-            failures.append((endpoint, failure))
-        return failures
 
     def _in_order(self) -> Iterator[Endpoint]:
         start = self._next
         for number in range(len(self._endpoints)):
             yield self._endpoints[(start + number) % len(self._endpoints)]
 
-    async def _probe(self, endpoint: Endpoint, until: float, *, last: bool) -> Failure | None:
+    async def _try(self, endpoint: Endpoint, until: float, *, last: bool) -> Failure | None:
         """Return why this member will not do, None if it will."""
         try:
-            status = await self._call(endpoint, STATUS, StatusRequest(), until, patient=last)
-        except RpcError as error:
-            failure = Failure.of(error)
-            return failure if failure.away or failure.code == "UNIMPLEMENTED" else None
-        if status is None:
-            return Failure("INTERNAL", "what it answered cannot be read")
-        endpoint.version = status.version
-        if not status.leader:
-            return Failure("UNAVAILABLE", "etcdserver: no leader")
-        if status.isLearner:
-            return Failure("UNAVAILABLE", "etcdserver: rpc not supported for learner")
+            status = await self._call(endpoint, STATUS, StatusRequest(), until, last=last)
+            endpoint.version = status.version
+            if not status.leader:
+                return Failure.NO_LEADER
+            if status.isLearner:
+                return Failure.LEARNER
+            if self.url.username and self.token is None:
+                await self._authenticate(endpoint, until, last=last)
+        except FailedError as error:
+            failure = error.failure
+            if failure.away or failure.code == "UNIMPLEMENTED":
+                return failure
+            if not failure.bad_token:
+                raise self.refusal(failure, "connect") from None
+            # A member that asks even here who we are has answered all the same.
+            self.token = None
         return None
 
     # -- who we are --------------------------------------------------------------------------------
@@ -207,38 +224,29 @@ class Client:
         """Return what goes with each request."""
         # A member without a leader then refuses at once, and ends its watches, instead of waiting for one.
         leader = ("hasleader", "true")
-        return (leader, ("token", self._token)) if self._token else (leader,)
+        return (leader, ("token", self.token)) if self.token else (leader,)
 
     def forget_token(self, token: str | None) -> None:
         """Have another token made before the next request, unless this one is not in use any more."""
-        if self._token == token:
-            self._token = None
+        if self.token == token:
+            self.token = None
+            if self._current is not None:
+                self._next = self._endpoints.index(self._current)
+                self._current = None
 
-    @property
-    def token(self) -> str | None:
-        """The token that requests carry."""
-        return self._token
-
-    async def _authenticate(self, endpoint: Endpoint, until: float) -> None:
-        if not self.url.username or self._token is not None:
-            return
+    async def _authenticate(self, endpoint: Endpoint, until: float, *, last: bool) -> None:
         request = AuthenticateRequest(name=self.url.username, password=self.url.password or "")
         try:
-            answer = await self._call(endpoint, AUTHENTICATE, request, until, patient=True)
-        except RpcError as error:
-            failure = Failure.of(error)
-            if failure.away:
-                self.distrust(endpoint)
-                raise StoreUnavailableError(
-                    f"the store {self.url.display} is out of reach: {endpoint.name}: {failure.reason}"
-                ) from None
-            if "authentication is not enabled" in failure.text:
-                self._token = ""
-                return
-            raise StoreDeniedError(
-                f"{self.url.display} does not accept {self.who}: user name or password is wrong"
-            ) from None
-        self._token = answer.token
+            answer = await self._call(endpoint, AUTHENTICATE, request, until, last=last)
+            self.token = answer.token
+        except FailedError as error:
+            if "authentication is not enabled" not in error.failure.text:
+                raise
+            self.token = ""
+
+    def away(self, reason: str) -> StoreUnavailableError:
+        """Return the error for a store that cannot be asked."""
+        return StoreUnavailableError(f"the store {self.url.display} is out of reach: {reason}")
 
     def refusal(self, failure: Failure, doing: str) -> StoreError:
         """Return the error for a request that was answered with a no."""
@@ -249,21 +257,20 @@ class Client:
         self.closed = True
         self._current = None
         await self.keep_alives.close()
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+        for endpoint in self._endpoints:
+            await endpoint.close()
 
 
 # -- sharing ---------------------------------------------------------------------------------------
 
-_Shared = WeakKeyDictionary[asyncio.AbstractEventLoop, dict[StoreUrl, Client]]
-
-_clients: _Shared = WeakKeyDictionary()
+_clients: dict[asyncio.AbstractEventLoop, dict[StoreUrl, Client]] = {}
 _clients_lock = threading.Lock()
 
 
 def _forget_after_fork() -> None:
     # A forked child must not use its parent's connections; a lock may have been held by a thread that is not here.
-    global _clients, _clients_lock
-    _clients = WeakKeyDictionary()
+    global _clients_lock
+    _clients.clear()
     _clients_lock = threading.Lock()
 
 
@@ -271,17 +278,20 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def acquire(url: StoreUrl) -> Client:
-    """Return the client of this loop for a URL, whatever its prefix; made if there is none."""
-    loop = asyncio.get_running_loop()
-    rest = tuple(option for option in url.options if option[0] != "prefix")
-    key = replace(url, options=rest)
+    """Return the client of this loop for a URL, whatever its prefix; made if there is none.
+
+    Raises:
+        StoreDeniedError: a TLS file cannot be read.
+    """
+    key = replace(url, options=tuple(option for option in url.options if option[0] != "prefix"))
     with _clients_lock:
-        clients = _clients.setdefault(loop, {})
-        client = clients.get(key)
-        if client is None:
-            client = clients[key] = Client(key)
-        client.users += 1
-        return client
+        for loop in [loop for loop in _clients if loop.is_closed()]:
+            del _clients[loop]
+        clients = _clients.setdefault(asyncio.get_running_loop(), {})
+        if key not in clients:
+            clients[key] = Client(key)
+        clients[key].users += 1
+        return clients[key]
 
 
 async def release(client: Client) -> None:
@@ -290,7 +300,5 @@ async def release(client: Client) -> None:
         client.users -= 1
         if client.users:
             return
-        clients = _clients.get(asyncio.get_running_loop(), {})
-        if clients.get(client.url) is client:
-            del clients[client.url]
+        del _clients[asyncio.get_running_loop()][client.url]
     await client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no types
 
+from roster.store.etcd.failures import FailedError, Failure
 from roster.store.etcd.messages import Method
 from roster.store.url import Tls
 
 Metadata = Sequence[tuple[str, str]]
-RpcError = grpc.aio.AioRpcError
-EOF = grpc.aio.EOF
 
 # A server that is back is found again within about this many milliseconds; gRPC's own pauses grow up to two minutes.
 RECONNECT_MS = 1000
@@ -39,6 +39,68 @@ def _system_roots() -> bytes | None:
         return Path(places.cafile).read_bytes()
     files = sorted(Path(places.capath).glob("*.[0-9]")) if places.capath else []
     return b"\n".join(file.read_bytes() for file in files) or None
+
+
+def _failed(error: BaseException) -> FailedError:
+    """Return what went wrong, in one class; gRPC has several.
+
+    Raises:
+        asyncio.CancelledError: the task itself is being cancelled.
+    """
+    if isinstance(error, grpc.aio.AioRpcError):
+        return FailedError(Failure(error.code().name, error.details() or ""))
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+    # gRPC raises CancelledError also when the server says so and when the channel was closed: nobody cancelled the task.
+    return FailedError(Failure.ENDED)
+
+
+# What gRPC raises: its own error, a misuse when the channel was closed meanwhile, a stream that has ended, see above.
+_ERRORS = (
+    grpc.aio.AioRpcError,
+    grpc.aio.UsageError,
+    asyncio.InvalidStateError,
+    asyncio.CancelledError,
+)
+
+
+class Stream:
+    """Requests one way and answers the other."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def write(self, request: Any) -> None:
+        """Send a request.
+
+        Raises:
+            FailedError: the stream is over.
+        """
+        try:
+            await self._call.write(request)
+        except _ERRORS as error:
+            raise _failed(error) from None
+
+    async def read(self) -> Any:
+        """Return the next answer. Cancelling this ends the stream.
+
+        Raises:
+            FailedError: the stream is over.
+        """
+        try:
+            answer = await self._call.read()
+        except _ERRORS as error:
+            raise _failed(error) from None
+        if answer is grpc.aio.EOF:
+            raise FailedError(Failure.ENDED)
+        if answer is None:  # gRPC's word for what could not be read
+            raise FailedError(Failure.GARBLED)
+        return answer
+
+    def cancel(self) -> None:
+        """End it."""
+        self._call.cancel()
 
 
 class Endpoint:
@@ -84,25 +146,27 @@ class Endpoint:
         """Ask once.
 
         Raises:
-            RpcError: whatever went wrong, within `timeout` seconds.
+            FailedError: whatever went wrong, within `timeout` seconds.
         """
         ask = self._unary.get(method.path)
         if ask is None:
-            ask = self._unary[method.path] = self._channel.unary_unary(
-                method.path,
-                request_serializer=method.request.SerializeToString,
-                response_deserializer=method.response.FromString,
-            )
-        return await ask(request, timeout=timeout, metadata=metadata)
+            ask = self._unary[method.path] = self._channel.unary_unary(method.path, *_codec(method))
+        try:
+            answer = await ask(request, timeout=timeout, metadata=metadata)
+        except _ERRORS as error:
+            raise _failed(error) from None
+        if answer is None:  # gRPC's word for what could not be read
+            raise FailedError(Failure.GARBLED)
+        return answer
 
-    def stream(self, method: Method, metadata: Metadata) -> Any:
-        """Open a stream of requests and answers."""
-        return self._channel.stream_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
-        )(metadata=metadata)
+    def stream(self, method: Method, metadata: Metadata) -> Stream:
+        """Open a stream."""
+        return Stream(self._channel.stream_stream(method.path, *_codec(method))(metadata=metadata))
 
     async def close(self) -> None:
         """End the connection; what is under way on it is cancelled."""
         await self._channel.close()
+
+
+def _codec(method: Method) -> tuple[Any, Any]:
+    return method.request.SerializeToString, method.response.FromString

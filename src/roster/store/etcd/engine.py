@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from roster._clock import boottime
-from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
+from roster.errors import RevisionCompactedError, StoreUnavailableError
 from roster.store import limits
 from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.etcd.client import Client, acquire, release
@@ -64,6 +64,8 @@ class EtcdStore:
         self._client: Client | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = os.getpid()
+        # What is asked for when only the state of the store is wanted: a user may have rights there and nowhere else.
+        self._own_key = f"{url.prefix}/".encode()
         self._closed = False
         self._watches: set[Watch] = set()
         self._keys_per_answer = FIRST_KEYS
@@ -97,8 +99,7 @@ class EtcdStore:
 
     async def info(self) -> StoreInfo:
         client = self.client
-        # Of the registry's own prefix: a user may have rights there and nowhere else.
-        header = await self._header(self._url.prefix + "/")
+        header = await self._header(self._own_key)
         status = await client.read(STATUS, StatusRequest(), "ask for the state")
         details = (
             ("version", status.version),
@@ -107,10 +108,10 @@ class EtcdStore:
         )
         return StoreInfo("etcd", f"{header.cluster_id:x}", header.revision, 0, details)
 
-    async def _header(self, key: str) -> Any:
+    async def _header(self, key: bytes) -> Any:
         """Return the header of a linearizable read: what it says is not older than this moment."""
-        request = RangeRequest(key=key.encode(), keys_only=True)
-        return (await self.client.read(RANGE, request, f"read {key!r}")).header
+        request = RangeRequest(key=key, keys_only=True)
+        return (await self.client.read(RANGE, request, f"read {key.decode(errors='replace')!r}")).header
 
     async def get(self, key: str) -> Entry | None:
         limits.check_key(key)
@@ -147,12 +148,10 @@ class EtcdStore:
     async def _range(self, request: Any, doing: str) -> Any:
         try:
             return await self.client.read(RANGE, request, doing)
-        except StoreError as error:
-            if "required revision" not in str(error):
-                raise
-            raise RevisionCompactedError(
-                f"revision {request.revision} of {self.url} is not kept: list again", request.revision
-            ) from None
+        except RevisionCompactedError as error:
+            # The answer does not say which it is: compacted, or not written yet.
+            newest = (await self._header(request.key)).revision
+            raise RevisionCompactedError(str(error), min(request.revision, newest)) from None
 
     async def put(
         self, key: str, value: bytes, *, lease: str | None = None, if_revision: int | None = None
@@ -164,12 +163,12 @@ class EtcdStore:
         checks = () if if_revision is None else (Check(key, if_revision),)
         limits.check_transaction(checks, (Delete(key),))
         answer = await self._transact(checks, (Delete(key),))
-        return bool(answer.responses[0].response_delete_range.deleted)
+        return any(response.response_delete_range.deleted for response in answer.responses)
 
     async def transact(self, checks: Sequence[Check], ops: Sequence[Op]) -> int:
         limits.check_transaction(checks, ops)
         if not checks and not ops:
-            return int((await self._header(self._url.prefix + "/")).revision)
+            return int((await self._header(self._own_key)).revision)
         return int((await self._transact(checks, ops)).header.revision)
 
     async def _transact(self, checks: Sequence[Check], ops: Sequence[Op]) -> Any:
@@ -193,13 +192,14 @@ class EtcdStore:
         keys = [op.key for op in ops] or [check.key for check in checks]
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
         answer = await self.client.write(TXN, request, f"write {keys[0]!r}{more}")
-        if not answer.succeeded:
-            for check, response in zip(checks, answer.responses, strict=True):
-                found = response.response_range.kvs
-                revision = found[0].mod_revision if found else 0
-                if revision != check.mod_revision:
-                    raise limits.conflict(check.key, check.mod_revision, revision)
-        return answer
+        if answer.succeeded:
+            return answer
+        for check, response in zip(checks, answer.responses, strict=False):
+            found = response.response_range.kvs
+            revision = found[0].mod_revision if found else 0
+            if revision != check.mod_revision:
+                raise limits.conflict(check.key, check.mod_revision, revision)
+        raise self.client.away("it did not say which condition of a transaction failed")
 
     @asynccontextmanager
     async def watch(self, prefix: str, *, from_revision: int) -> AsyncIterator[AsyncIterator[Batch]]:
@@ -207,7 +207,7 @@ class EtcdStore:
         limits.check_from_revision(from_revision)
         client = self.client
         key, range_end = prefix_range(prefix)
-        header = await self._header(prefix or "/")
+        header = await self._header(key)
         if from_revision > header.revision + 1:
             raise RevisionCompactedError(
                 f"revision {from_revision} of {self.url} lies in the future (it is at {header.revision}): the store is "
@@ -217,6 +217,7 @@ class EtcdStore:
         watch = await open_watch(client, key, range_end, from_revision, f"watch {prefix!r}")
         self._watches.add(watch)
         try:
+            _ = self.client  # not closed meanwhile
             yield watch
         finally:
             self._watches.discard(watch)
@@ -236,7 +237,7 @@ class EtcdStore:
         self._closed = True
         for watch in self._watches:
             watch.fail(StoreUnavailableError(f"this client of {self.url} was closed"))
-        if self._client is not None and self._pid == os.getpid():
+        if self._client is not None and self._loop is asyncio.get_running_loop():
             await release(self._client)
 
     async def __aenter__(self) -> EtcdStore:

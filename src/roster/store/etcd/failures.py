@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from roster._text import safe
 from roster.errors import (
     LeaseLostError,
     LimitError,
+    RevisionCompactedError,
     StoreDeniedError,
     StoreError,
-    StoreUnavailableError,
 )
-from roster.store.etcd.endpoint import RpcError
 
 # Everything else that etcd answers is its last word on the matter.
 _AWAY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL", "UNKNOWN", "ABORTED", "DATA_LOSS"}
@@ -28,7 +28,6 @@ _NOT_DONE = (
 )
 # "User name is empty" is what a member says to a client without a token, after authentication was switched on.
 _BAD_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
-_NO_LEADER = "etcdserver: no leader"
 # The cancel reason of a watch, and gRPC's own texts, name the code in words.
 _IN_WORDS = re.compile(r"code = (\w+) desc = (.*)", re.DOTALL)
 _CODES = {"Unauthenticated": "UNAUTHENTICATED", "PermissionDenied": "PERMISSION_DENIED"}
@@ -63,15 +62,18 @@ class Failure:
     Attributes:
         code: of gRPC, such as `UNAVAILABLE`.
         text: what the server or gRPC said; not safe to show.
+        compacted: the newest revision whose changes are gone, where the server says so.
     """
+
+    NO_LEADER: ClassVar[Failure]
+    LEARNER: ClassVar[Failure]
+    SILENT: ClassVar[Failure]
+    ENDED: ClassVar[Failure]
+    GARBLED: ClassVar[Failure]
 
     code: str
     text: str
-
-    @classmethod
-    def of(cls, error: RpcError) -> Failure:
-        """Return what a failed call says."""
-        return cls(error.code().name, error.details() or "")
+    compacted: int = 0
 
     @classmethod
     def of_reason(cls, reason: str) -> Failure:
@@ -95,7 +97,7 @@ class Failure:
     @property
     def no_leader(self) -> bool:
         """Whether the members are electing a leader, or this one is cut off from the others."""
-        return _NO_LEADER in self.text
+        return self.NO_LEADER.text in self.text
 
     @property
     def bad_token(self) -> bool:
@@ -111,6 +113,21 @@ class Failure:
         if self.code == "DEADLINE_EXCEEDED":
             return "no answer in time"
         return said(self.text) or self.code
+
+
+Failure.NO_LEADER = Failure("UNAVAILABLE", "etcdserver: no leader")
+Failure.LEARNER = Failure("UNAVAILABLE", "etcdserver: rpc not supported for learner")
+Failure.SILENT = Failure("DEADLINE_EXCEEDED", "")
+Failure.ENDED = Failure("UNAVAILABLE", "it broke off")
+Failure.GARBLED = Failure("INTERNAL", "what it answered cannot be read: is it etcd?")
+
+
+class FailedError(Exception):
+    """A request failed; never leaves this package."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.code)
 
 
 def said(text: str) -> str:
@@ -149,6 +166,8 @@ def refusal(failure: Failure, store: str, who: str, doing: str) -> StoreError:
         return LimitError(
             f"{store} takes no request of this size ({doing}): write less at once, or raise --max-request-bytes"
         )
-    if failure.code == "UNIMPLEMENTED":
-        return StoreUnavailableError(f"{store} is out of reach: what answers there is not etcd 3")
+    if "required revision" in text:
+        return RevisionCompactedError(
+            f"{store} does not keep this revision ({doing}): list again", failure.compacted
+        )
     return StoreError(f"{store} refused to {doing}: {said(text) or failure.code}")

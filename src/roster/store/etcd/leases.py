@@ -6,18 +6,17 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from roster._clock import boottime
-from roster.errors import LeaseLostError, StoreUnavailableError
+from roster.errors import LeaseLostError
 from roster.store.base import Hint
-from roster.store.etcd.endpoint import EOF, RpcError
-from roster.store.etcd.failures import Failure
+from roster.store.etcd.failures import FailedError, Failure
 from roster.store.etcd.messages import KEEP_ALIVE, REVOKE, LeaseKeepAliveRequest, LeaseRevokeRequest
 
 if TYPE_CHECKING:
     from roster.store.etcd.client import Client
-    from roster.store.etcd.endpoint import Endpoint
+    from roster.store.etcd.endpoint import Endpoint, Stream
 
 # As etcdctl prints them; the ids of etcd are positive int64.
 _ID = re.compile(r"[1-9a-f][0-9a-f]{0,15}\Z")
@@ -45,7 +44,7 @@ class _Stream:
     """One stream of keep-alives: requests go out in a row, and each answer goes to whoever waits for that lease."""
 
     def __init__(
-        self, call: Any, endpoint: Endpoint, token: str | None, distrust: Callable[[Endpoint], None]
+        self, call: Stream, endpoint: Endpoint, token: str | None, distrust: Callable[[Endpoint], None]
     ) -> None:
         self.token = token
         self.failure: Failure | None = None
@@ -62,7 +61,7 @@ class _Stream:
         """Return the TTL that the store answers with.
 
         Raises:
-            StoreUnavailableError: the stream broke.
+            FailedError: the stream broke.
         """
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(lease, deque()).append(answer)
@@ -77,16 +76,13 @@ class _Stream:
                     await self._call.write(LeaseKeepAliveRequest(ID=self._outbox.popleft()))
                 self._posted.clear()
                 await self._posted.wait()
-        except (RpcError, asyncio.InvalidStateError):
+        except FailedError:
             pass  # the receiving side hears of it, with the reason
 
     async def _receive(self) -> None:
-        failure = Failure("UNAVAILABLE", "it ended the stream of keep-alives")
         try:
-            while (answer := await self._call.read()) is not EOF:
-                if answer is None:
-                    failure = Failure("INTERNAL", "what it answered cannot be read")
-                    break
+            while True:
+                answer = await self._call.read()
                 self.heard = boottime()
                 waiting = self._waiting.get(answer.ID)
                 if waiting:
@@ -95,11 +91,8 @@ class _Stream:
                         del self._waiting[answer.ID]
                     if not future.done():
                         future.set_result(answer.TTL)
-        except RpcError as error:
-            failure = Failure.of(error)
-        finally:
-            # gRPC raises CancelledError also for a status that the server sent: whoever waits must hear of that, too.
-            self.break_off(failure)
+        except FailedError as error:
+            self.break_off(error.failure)
 
     def break_off(self, failure: Failure) -> None:
         """End the stream; whoever waits gets the reason."""
@@ -114,7 +107,7 @@ class _Stream:
         for waiting in self._waiting.values():
             for future in waiting:
                 if not future.done():
-                    future.set_exception(StoreUnavailableError(failure.reason))
+                    future.set_exception(FailedError(failure))
         self._waiting.clear()
 
     async def close(self) -> None:
@@ -143,29 +136,28 @@ class KeepAlives:
 
         Raises:
             StoreUnavailableError: there was none.
+            StoreDeniedError: we may not.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + within
+        until = asyncio.get_running_loop().time() + within
         sent = boottime()
-        stream: _Stream | None = None
-        reason = f"no answer within {within:g} s"
+        failure = Failure.SILENT
         try:
             async with asyncio.timeout_at(until):
-                for last in (False, True):
+                # A keep-alive may be asked twice, and a stream that broke just now says nothing of the next.
+                for _ in range(2):
                     stream = await self._open(until)
                     try:
                         return await stream.ask(lease)
-                    except StoreUnavailableError as error:
-                        # A keep-alive may be asked twice; a stream that broke just now says nothing of the next.
-                        if last or self._client.closed:
-                            reason = str(error)
-                            break
+                    except FailedError as error:
+                        failure = error.failure
         except TimeoutError:
-            if stream is not None and stream.failure is None and stream.heard < sent:
-                stream.break_off(Failure("DEADLINE_EXCEEDED", ""))
-        raise StoreUnavailableError(
-            f"the lease {lease_name(lease)} could not be kept alive: {self._client.url.display}: {reason}"
-        )
+            if self._stream is not None and self._stream.heard < sent:
+                self._stream.break_off(failure)
+        if failure.away:
+            raise self._client.away(
+                f"the lease {lease_name(lease)} could not be kept alive: {failure.reason}"
+            )
+        raise self._client.refusal(failure, f"keep the lease {lease_name(lease)} alive")
 
     async def _open(self, until: float) -> _Stream:
         async with self._opening:
@@ -212,14 +204,18 @@ class EtcdLease:
         return self._lost or boottime() >= self._deadline
 
     async def keep_alive(self) -> None:
-        if not self._lost:
-            sent = boottime()
-            ttl = await self._client.keep_alives.renew(self._number, min(self._client.timeout, self._ttl / 3))
-            if ttl > 0:
-                self._deadline = max(self._deadline, sent + min(ttl, self._ttl))
-                return
+        self._require()
+        sent = boottime()
+        within = min(self._client.timeout, self._ttl / 3)
+        ttl = await self._client.keep_alives.renew(self._number, within)
+        if ttl <= 0:
             self._lost = True
-        raise LeaseLostError(f"the lease {self.id} has ended: grant another")
+        self._require()
+        self._deadline = max(self._deadline, sent + min(ttl, self._ttl))
+
+    def _require(self) -> None:
+        if self._lost:
+            raise LeaseLostError(f"the lease {self.id} has ended: grant another")
 
     async def describe(self, hint: Hint) -> None:
         pass  # etcd shows nobody a hint

@@ -8,10 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
+from roster.errors import StoreError, StoreUnavailableError
 from roster.store.base import Batch, Change
-from roster.store.etcd.endpoint import EOF, RpcError
-from roster.store.etcd.failures import Failure
+from roster.store.etcd.failures import FailedError, Failure
 from roster.store.etcd.leases import lease_name
 from roster.store.etcd.messages import (
     EVENT_DELETE,
@@ -23,7 +22,7 @@ from roster.store.etcd.messages import (
 
 if TYPE_CHECKING:
     from roster.store.etcd.client import Client
-    from roster.store.etcd.endpoint import Endpoint
+    from roster.store.etcd.endpoint import Endpoint, Stream
 
 # The server is asked this often how far the watch has come ...
 PROGRESS = 2.5
@@ -63,12 +62,16 @@ class Watch(AsyncIterator[Batch]):
         call: the stream; its watch was created.
         endpoint: where it leads.
         from_revision: the first revision that is wanted.
+        doing: what this is, for error messages.
     """
 
-    def __init__(self, client: Client, call: Any, endpoint: Endpoint, from_revision: int) -> None:
+    def __init__(
+        self, client: Client, call: Stream, endpoint: Endpoint, from_revision: int, doing: str
+    ) -> None:
         self._client = client
         self._call = call
         self._endpoint = endpoint
+        self._doing = doing
         self._token = client.token
         self._position = from_revision - 1
         self._trusted = tells_progress(endpoint.version)
@@ -112,37 +115,35 @@ class Watch(AsyncIterator[Batch]):
             while True:
                 await asyncio.sleep(PROGRESS)
                 await self._call.write(WatchRequest(progress_request=WatchProgressRequest()))
-        except (RpcError, asyncio.InvalidStateError):
+        except FailedError:
             pass  # the receiving side hears of it, with the reason
 
     async def _receive(self) -> None:
-        error: StoreError = self._away("it ended the watch")
         try:
             while True:
                 async with asyncio.timeout(SILENCE):
                     response = await self._call.read()
-                if response is EOF:
-                    break
-                if response is None:
-                    error = self._away("what it sent cannot be read")
-                    break
                 if response.canceled:
-                    error = self._cancelled(response)
-                    break
+                    raise FailedError(_cancelled(response))
                 self._take(response)
                 while len(self._batches) >= AHEAD:
                     self._room.clear()
                     await self._room.wait()
         except TimeoutError:
-            error = self._away(f"it has said nothing for {SILENCE:g} s")
-        except RpcError as failed:
-            failure = Failure.of(failed)
-            error = self._away(failure.reason) if failure.away else self._client.refusal(failure, "watch")
-        finally:
-            # gRPC raises CancelledError also for a status that the server sent: the reader must hear of that, too.
-            if self._error is None and isinstance(error, StoreUnavailableError):
-                self._client.distrust(self._endpoint)
-            self.fail(error)
+            self._break(Failure.SILENT)
+        except FailedError as error:
+            self._break(error.failure)
+
+    def _break(self, failure: Failure) -> None:
+        client = self._client
+        if failure.bad_token:
+            client.forget_token(self._token)
+        elif failure.away:
+            client.distrust(self._endpoint)
+        if failure.bad_token or failure.away:
+            self.fail(client.away(f"the watch broke: {self._endpoint.name}: {failure.reason}"))
+        else:
+            self.fail(client.refusal(failure, self._doing))
 
     def _take(self, response: Any) -> None:
         for event in response.events:
@@ -180,73 +181,46 @@ class Watch(AsyncIterator[Batch]):
             self._batches.append(Batch(changes, revision))
             self._readable.set()
 
-    def _cancelled(self, response: Any) -> StoreError:
-        if response.compact_revision:
-            return compacted(self._client, response.compact_revision)
-        failure = Failure.of_reason(response.cancel_reason)
-        if failure.bad_token:
-            self._client.forget_token(self._token)
-            return self._away("it wants to know anew who we are")
-        if failure.away:
-            return self._away(failure.reason)
-        return self._client.refusal(failure, "watch")
 
-    def _away(self, reason: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"the watch of {self._client.url.display} broke: {self._endpoint.name}: {reason}"
-        )
-
-
-def compacted(client: Client, revision: int) -> RevisionCompactedError:
-    """Return the error for a watch of changes that were compacted."""
-    return RevisionCompactedError(
-        f"the changes up to revision {revision} of {client.url.display} are gone: list again", revision
-    )
+def _cancelled(response: Any) -> Failure:
+    """Return why the server ended a watch; it says so in a message, and leaves the stream open."""
+    if response.compact_revision:
+        return Failure("OUT_OF_RANGE", "required revision has been compacted", response.compact_revision)
+    return Failure.of_reason(response.cancel_reason)
 
 
 async def open_watch(client: Client, key: bytes, range_end: bytes, from_revision: int, doing: str) -> Watch:
-    """Open a watch; nothing is missed from then on."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + client.timeout
-    renewed = False
-    while True:
-        endpoint = await client.connect(until)
-        token = client.token
-        call = endpoint.stream(WATCH, client.metadata())
-        try:
-            created = await _create(call, key, range_end, from_revision, until)
-        except TimeoutError:
-            failure = Failure("DEADLINE_EXCEEDED", "")
-        except RpcError as error:
-            failure = Failure.of(error)
-        else:
-            if created is None or created is EOF:
-                failure = Failure("UNAVAILABLE", "it ended the watch")
-            elif not created.canceled:
-                return Watch(client, call, endpoint, from_revision)
-            elif created.compact_revision:
-                call.cancel()
-                raise compacted(client, created.compact_revision)
-            else:
-                failure = Failure.of_reason(created.cancel_reason)
-        call.cancel()
-        if failure.bad_token and client.url.username and not renewed:
-            renewed = True
-            client.forget_token(token)
-            continue
-        if not failure.away:
-            raise client.refusal(failure, doing)
-        client.distrust(endpoint)
-        if loop.time() >= until:
-            raise StoreUnavailableError(
-                f"the store {client.url.display} is out of reach: {endpoint.name}: {failure.reason}"
-            )
+    """Open a watch; nothing is missed from then on.
 
+    Args:
+        key: the first key.
+        range_end: the first key after the last.
+        from_revision: the first revision that is wanted.
+        doing: what this is, for error messages.
 
-async def _create(call: Any, key: bytes, range_end: bytes, from_revision: int, until: float) -> Any:
-    request = WatchCreateRequest(
+    Raises:
+        RevisionCompactedError: the revision is not kept.
+        StoreUnavailableError: nobody answered in time.
+        StoreError: the answer was no.
+    """
+    create = WatchCreateRequest(
         key=key, range_end=range_end, start_revision=from_revision, progress_notify=True, fragment=True
     )
-    async with asyncio.timeout_at(until):
-        await call.write(WatchRequest(create_request=request))
-        return await call.read()
+
+    async def ask(endpoint: Endpoint, until: float) -> Watch:
+        call = endpoint.stream(WATCH, client.metadata())
+        try:
+            async with asyncio.timeout_at(until):
+                await call.write(WatchRequest(create_request=create))
+                created = await call.read()
+            if created.canceled:
+                raise FailedError(_cancelled(created))
+        except TimeoutError:
+            call.cancel()
+            raise FailedError(Failure.SILENT) from None
+        except BaseException:
+            call.cancel()
+            raise
+        return Watch(client, call, endpoint, from_revision, doing)
+
+    return await client.try_members(ask, doing, repeatable=True)
