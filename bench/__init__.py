@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-_settings = {"runs": 5}
+_settings = {"runs": 5, "full": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,14 @@ def runs() -> int:
     return _settings["runs"]
 
 
-def set_runs(number: int) -> None:
-    """Set how often each figure is to be measured."""
-    _settings["runs"] = number
+def full() -> bool:
+    """Return whether what is measured over a time is to be measured over all of it: `--full`."""
+    return bool(_settings["full"])
+
+
+def configure(*, runs: int, full: bool) -> None:
+    """Set how often each figure is to be measured, and whether over the full time."""
+    _settings.update(runs=runs, full=full)
 
 
 def progress(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs the benchmarks and prints their tables: `python -m bench [NAME...] [--json] [--runs N]`."""
+"""Runs the benchmarks and prints their tables: `python -m bench [NAME...] [--json] [--runs N] [--full]`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--runs", type=_positive, default=bench.runs(), help="runs of each figure (default %(default)s)"
     )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="measure for as long as the figures that are published (heartbeat: a minute)",
+    )
     args = parser.parse_args(argv)
     if unknown := sorted(set(args.names) - set(names)):
         parser.error(f"no benchmark {', '.join(unknown)}: choose from {', '.join(names)}")
-    bench.set_runs(args.runs)
+    bench.configure(runs=args.runs, full=args.full)
 
     facts = machine()
     if not args.json:
