@@ -265,16 +265,19 @@ class Client:
 
 _clients: dict[asyncio.AbstractEventLoop, dict[StoreUrl, Client]] = {}
 _clients_lock = threading.Lock()
+_used = False
+_forked = False
 
 
-def _forget_after_fork() -> None:
-    # A forked child must not use its parent's connections; a lock may have been held by a thread that is not here.
-    global _clients_lock
+def _after_fork() -> None:
+    # The threads of gRPC stay behind in the parent: in the child every call would be silent until its deadline.
+    global _clients_lock, _forked
     _clients.clear()
-    _clients_lock = threading.Lock()
+    _clients_lock = threading.Lock()  # the old one may have been held by a thread that is not here
+    _forked = _used
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def acquire(url: StoreUrl) -> Client:
@@ -282,7 +285,15 @@ def acquire(url: StoreUrl) -> Client:
 
     Raises:
         StoreDeniedError: a TLS file cannot be read.
+        StoreUnavailableError: this process was forked from one that used etcd.
     """
+    global _used
+    if _forked:
+        raise StoreUnavailableError(
+            f"{url.display} cannot be used here: this process was forked from one that used etcd, and gRPC does not "
+            "survive that: start it with multiprocessing's 'spawn', or open stores after the fork only"
+        )
+    _used = True
     key = replace(url, options=tuple(option for option in url.options if option[0] != "prefix"))
     with _clients_lock:
         for loop in [loop for loop in _clients if loop.is_closed()]:

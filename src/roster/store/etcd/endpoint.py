@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no types
-
 from roster.store.etcd.failures import FailedError, Failure
 from roster.store.etcd.messages import Method
 from roster.store.url import Tls
+
+# Read by gRPC when it is imported: its core would write each failed handshake to stderr, and our errors say it once.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no types
 
 Metadata = Sequence[tuple[str, str]]
 
