@@ -23,6 +23,7 @@ from roster.cli import (
     find,
     get,
     logs,
+    migrate,
     register,
     validate,
     watch,
@@ -101,6 +102,7 @@ _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)
+_add(migrate.migrate, "migrate", migrate.EXAMPLES)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)

@@ -93,7 +93,8 @@ def _node_lines(record: NodeRecord) -> Iterator[str]:
     yield from _field("Last seen", [f"{record.last_seen or '<unknown>'} ({last_seen(record)} ago)"])
     if status is not None:
         holder = f", held by {status.holder}" if status.holder is not None else ""
-        yield from _field("Lease", [f"{status.ttl:g} s{holder}"])
+        mirrored = f", mirrored from {status.mirrored_from}" if status.mirrored_from else ""
+        yield from _field("Lease", [f"{status.ttl:g} s{holder}{mirrored}"])
     if passport.resources:
         yield "Resources:"
         yield from (f"  {key}: {_value(value)}" for key, value in passport.resources.items())

@@ -145,8 +145,8 @@ class Claim:
         said = _decode(status)
         if said is None:
             return False  # unreadable, but its lease lives
-        if said.uid in self._own:
-            return True
+        if said.uid in self._own or said.mirrored_from:
+            return True  # a mirror holds no name: its node lives in another registry, and may come over
         if said.holder is None:
             return False
         liveness = said.holder.liveness()

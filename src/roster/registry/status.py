@@ -71,6 +71,8 @@ class NodeStatus:
         updated_at: RFC 3339 UTC time of this report, for people.
         challenge: who asks whether the holder lives (see `claim`); the holder answers by writing again
             without it.
+        mirrored_from: the registry in which the node lives, where `roster migrate --follow` wrote this for it. Whoever
+            registers under the name replaces it at once.
     """
 
     uid: str
@@ -85,6 +87,7 @@ class NodeStatus:
     registered_at: str = ""
     updated_at: str = ""
     challenge: str = field(default="", compare=False)
+    mirrored_from: str = ""
 
     def encode(self) -> bytes:
         """Return it as JSON; what is usual is left out."""
@@ -102,7 +105,7 @@ class NodeStatus:
             data["conditions"] = [condition.to_dict() for condition in self.conditions]
         if self.withdrawn:
             data["withdrawn"] = list(self.withdrawn)
-        for name in ("registered_at", "updated_at", "challenge"):
+        for name in ("registered_at", "updated_at", "challenge", "mirrored_from"):
             if value := getattr(self, name):
                 data[name] = value
         return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
@@ -155,6 +158,7 @@ class NodeStatus:
             registered_at=text("registered_at"),
             updated_at=text("updated_at"),
             challenge=text("challenge"),
+            mirrored_from=text("mirrored_from"),
         )
         if faults:
             raise DocumentError(source, faults)
