@@ -25,6 +25,7 @@ from roster.cli import (
     logs,
     migrate,
     register,
+    transfer,
     validate,
     watch,
 )
@@ -103,6 +104,8 @@ _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)
 _add(migrate.migrate, "migrate", migrate.EXAMPLES)
+_add(transfer.export, "export", transfer.EXPORT_EXAMPLES)
+_add(transfer.import_, "import", transfer.IMPORT_EXAMPLES)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)
