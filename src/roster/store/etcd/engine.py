@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from roster._clock import boottime
 from roster.errors import RevisionCompactedError, StoreUnavailableError
 from roster.store import limits
-from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
+from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo, Term
 from roster.store.etcd.client import Client, acquire, release
 from roster.store.etcd.leases import EtcdLease, lease_name, lease_number
 from roster.store.etcd.messages import (
@@ -21,10 +21,12 @@ from roster.store.etcd.messages import (
     GRANT,
     RANGE,
     STATUS,
+    TIME_TO_LIVE,
     TXN,
     Compare,
     DeleteRangeRequest,
     LeaseGrantRequest,
+    LeaseTimeToLiveRequest,
     PutRequest,
     RangeRequest,
     RequestOp,
@@ -230,6 +232,15 @@ class EtcdStore:
         # A lease that was granted unheard holds nothing and runs out: asking twice does no harm.
         answer = await client.read(GRANT, LeaseGrantRequest(TTL=math.ceil(ttl)), "grant a lease")
         return EtcdLease(client, answer.ID, answer.TTL, sent)
+
+    async def lease_terms(self, ids: Sequence[str]) -> Mapping[str, Term]:
+        found = {}
+        for name in ids:
+            asked = LeaseTimeToLiveRequest(ID=lease_number(name))
+            answer = await self.client.read(TIME_TO_LIVE, asked, "look at a lease")
+            if answer.TTL >= 0:  # -1: there is none; whole seconds, rounded down
+                found[name] = Term(answer.grantedTTL, answer.grantedTTL - answer.TTL, answer.TTL)
+        return found
 
     async def close(self) -> None:
         if self._closed:

@@ -50,6 +50,8 @@ message LeaseRevokeRequest { int64 ID = 1; }
 message LeaseRevokeResponse { ResponseHeader header = 1; }
 message LeaseKeepAliveRequest { int64 ID = 1; }
 message LeaseKeepAliveResponse { ResponseHeader header = 1; int64 ID = 2; int64 TTL = 3; }
+message LeaseTimeToLiveRequest { int64 ID = 1; }
+message LeaseTimeToLiveResponse { ResponseHeader header = 1; int64 ID = 2; int64 TTL = 3; int64 grantedTTL = 4; }
 
 message WatchCreateRequest {
   bytes key = 1; bytes range_end = 2; int64 start_revision = 3; bool progress_notify = 4; bool fragment = 8;
@@ -145,6 +147,7 @@ AuthenticateRequest = _message("AuthenticateRequest")
 LeaseGrantRequest = _message("LeaseGrantRequest")
 LeaseKeepAliveRequest = _message("LeaseKeepAliveRequest")
 LeaseRevokeRequest = _message("LeaseRevokeRequest")
+LeaseTimeToLiveRequest = _message("LeaseTimeToLiveRequest")
 StatusRequest = _message("StatusRequest")
 WatchCreateRequest = _message("WatchCreateRequest")
 WatchProgressRequest = _message("WatchProgressRequest")
@@ -182,6 +185,7 @@ TXN = _method("KV", "Txn")
 GRANT = _method("Lease", "LeaseGrant")
 REVOKE = _method("Lease", "LeaseRevoke")
 KEEP_ALIVE = _method("Lease", "LeaseKeepAlive")
+TIME_TO_LIVE = _method("Lease", "LeaseTimeToLive")
 WATCH = _method("Watch", "Watch")
 AUTHENTICATE = _method("Auth", "Authenticate")
 STATUS = _method("Maintenance", "Status")
