@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from roster.errors import RevisionCompactedError, StoreDeniedError, StoreUnavailableError
+from roster.errors import ConfigError, RevisionCompactedError, StoreDeniedError, StoreUnavailableError
 from roster.store import limits
 from roster.store.base import Batch, Check, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.consul import wire as wires
@@ -19,6 +19,8 @@ from roster.store.consul.wire import Wire
 from roster.store.consul.writing import Writer
 from roster.store.url import StoreUrl
 
+_TOKEN = re.compile(r"[!-~]{1,4096}")
+
 
 class ConsulStore:
     """A client of a Consul agent; see `roster.store.base.Store`.
@@ -28,11 +30,18 @@ class ConsulStore:
     Args:
         url: hosts, token, TLS files and timeout. A lease is kept by the agent at which it was granted; everything else goes
             to the next host when one fails.
+
+    Raises:
+        ConfigError: the token is none.
     """
 
     grade: Grade = "state"
 
     def __init__(self, url: StoreUrl) -> None:
+        if url.password is not None and not _TOKEN.fullmatch(url.password):
+            raise ConfigError(
+                f"{url.display}: a Consul token is letters, digits and signs of ASCII without spaces"
+            )
         self._url = url
         self.timeout = url.timeout
         self._wire: Wire | None = None
@@ -70,11 +79,8 @@ class ConsulStore:
         return wires.denied(self.url, said, what)
 
     async def info(self) -> StoreInfo:
-        async with asyncio.TaskGroup() as group:
-            index = group.create_task(self._reads.store_index())
-            identity = group.create_task(self._identity())
-        cluster, details = identity.result()
-        return StoreInfo("consul", cluster, index.result(), 0, details)
+        cluster, details = await self._identity()
+        return StoreInfo("consul", cluster, await self._reads.store_index(), 0, details)
 
     async def _identity(self) -> tuple[str, tuple[tuple[str, str], ...]]:
         """Return what tells this Consul from another, and details for people.

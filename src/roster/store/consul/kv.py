@@ -8,7 +8,7 @@ import json
 import re
 import uuid
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -20,11 +20,15 @@ from roster.store.consul.wire import Answer, Wire, denied
 
 # What Consul's router takes in a path as it is; it refuses what cannot be printed, and cleans "//", "/./" and "/../" away.
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
+_GAP = re.compile(r"[ \t\r\n,]*")
 # Decoding less than this takes less time than handing it to a thread.
 SMALL_ANSWER = 256 * 1024
 # After 15 minutes Consul forgets what it deleted, and the index of a prefix falls back to that of what is there.
 FORGETS = 300.0
 _READ = "key_prefix read"
+
+Step = dict[str, str | int]
+"""One operation of a transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,36 @@ def plain_part(name: str) -> str:
         start += len(segment) + 1
 
 
+def pack(steps: Sequence[Step]) -> bytes:
+    """Return the body of a transaction. Keys travel in it as JSON: it can name those that no URL can."""
+    return json.dumps([{"KV": step} for step in steps]).encode()
+
+
+async def transact(
+    wire: Wire, where: str, body: bytes, what: str, *, reading: bool = False
+) -> tuple[list[Any], dict[int, str]]:
+    """Send a transaction; return the entries that it met, or else what Consul says of each step that failed."""
+    answer = await wire.ask(
+        "PUT",
+        "/v1/txn",
+        {"consistent": ""},  # a transaction that only reads or checks is a read
+        body=body,
+        again=reading,
+        expect=(200, 409),
+        what=what,
+    )
+    said = answer.json()
+    try:
+        if answer.status == 200:
+            return [one["KV"] for one in said["Results"] or ()], {}
+        errors = {int(one["OpIndex"]): str(one["What"]) for one in said["Errors"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise unreadable(where) from error
+    if not errors:
+        raise unreadable(where)
+    return [], errors
+
+
 class Kv:
     """Reads of the KV store, all of them consistent.
 
@@ -85,38 +119,34 @@ class Kv:
         self._wire = wire
         self._where = where
         # Nobody has this key: what Consul tells of it is the index of the whole store, at no cost.
-        self._nowhere = quote(f"{home}{uuid.uuid4().hex}")
+        self._nobody = uuid.uuid4().hex
+        self._nowhere = quote(home + self._nobody)
         self._marks: deque[tuple[float, int]] = deque()
 
     async def read(self, keys: Iterable[str]) -> dict[str, Entry | None]:
-        """Return several entries, each as it is when its turn comes."""
-        names = list(dict.fromkeys(keys))
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.get(key)) for key in names]
-        return {key: task.result() for key, task in zip(names, tasks, strict=True)}
+        """Return several entries as they are at one moment.
+
+        Raises:
+            StoreDeniedError: there is one that the token may not read.
+        """
+        found: dict[str, Entry | None] = dict.fromkeys(keys)
+        wanted = list(found)
+        while wanted:
+            steps: list[Step] = [{"Verb": "get", "Key": name_of(key)} for key in wanted]
+            results, errors = await transact(self._wire, self._where, pack(steps), _READ, reading=True)
+            if errors:
+                # One that is absent fails the whole transaction: ask again for the others.
+                wanted = [key for number, key in enumerate(wanted) if number not in errors]
+                continue
+            if len(results) != len(wanted):  # Consul leaves out what the token may not read
+                raise denied(self._where, "", _READ)
+            found.update(zip(wanted, (entry_of(one, self._where) for one in results), strict=True))
+            break
+        return found
 
     async def get(self, key: str) -> Entry | None:
         """Return one entry, or None."""
-        name = name_of(key)
-        if plain_part(name) == name:
-            answer = await self._wire.ask(
-                "GET", f"/v1/kv/{quote(name)}", {"consistent": ""}, expect=(200, 404), what=_READ
-            )
-            found = [] if answer.status == 404 else answer.json()
-        else:
-            body = json.dumps([{"KV": {"Verb": "get", "Key": name}}]).encode()
-            answer = await self._wire.ask(
-                "PUT", "/v1/txn", {"consistent": ""}, body=body, again=True, expect=(200, 409), what=_READ
-            )
-            said = answer.json()
-            if not isinstance(said, dict):
-                raise unreadable(self._where)
-            found = [] if answer.status == 409 else [one.get("KV") for one in said.get("Results") or ()]
-            if answer.status == 200 and not found:  # Consul leaves out what the token may not read
-                raise denied(self._where, "", _READ)
-        if not isinstance(found, list):
-            raise unreadable(self._where)
-        return _entry(found[0], self._where) if found else None
+        return (await self.read([key]))[key]
 
     async def index(self, prefix: str, *, after: int = 0, wait: float = 0.0) -> int:
         """Return the index of a prefix, cheaply: it rises with each change under it.
@@ -166,9 +196,10 @@ class Kv:
         )
         index = self._index_of(answer)
         if answer.status == 404:
+            # To a token that may not look Consul shows an empty store; of a single key it says so.
             await self._wire.ask(
                 "GET",
-                f"/v1/kv/{quote(part)}{self._nowhere[-32:]}",
+                f"/v1/kv/{quote(part)}{self._nobody}",
                 {"consistent": ""},
                 expect=(200, 404),
                 what=_READ,
@@ -205,17 +236,28 @@ def decode(body: bytes, where: str) -> list[Entry]:
         text = body.decode().strip()
         if text[:1] != "[":
             raise unreadable(where)
-        at = 1
+        at = _past_gap(text, 1)
         while text[at : at + 1] not in ("]", ""):
             found, at = decoder.raw_decode(text, at)
-            entries.append(_entry(found, where))
-            at += text[at : at + 1] == ","
+            entries.append(entry_of(found, where))
+            at = _past_gap(text, at)
     except (ValueError, RecursionError) as error:
         raise unreadable(where) from error
     return entries
 
 
-def _entry(found: Any, where: str) -> Entry:
+def _past_gap(text: str, at: int) -> int:
+    # A development agent indents its answers.
+    gap = _GAP.match(text, at)
+    return gap.end() if gap else at
+
+
+def entry_of(found: Any, where: str) -> Entry:
+    """Return an entry as Consul writes it.
+
+    Raises:
+        StoreUnavailableError: this is none.
+    """
     if isinstance(found, dict):
         key, value, session = found.get("Key"), found.get("Value"), found.get("Session")
         created, changed = found.get("CreateIndex"), found.get("ModifyIndex")

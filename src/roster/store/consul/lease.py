@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreError, StoreUnavailableError
 from roster.store.base import Hint
-from roster.store.consul.wire import Wire
 
 if TYPE_CHECKING:
     from roster.store.consul.engine import ConsulStore
@@ -137,14 +136,14 @@ class Service:
     """A service of one agent, with a TTL check.
 
     Args:
-        wire: where to ask.
+        store: whose.
         host: the agent, by number: it alone knows its services.
         ttl: of the check, seconds.
         hint: what to show; None: a name that says nothing.
     """
 
-    def __init__(self, wire: Wire, host: int, ttl: float, hint: Hint | None) -> None:
-        self._wire = wire
+    def __init__(self, store: ConsulStore, host: int, ttl: float, hint: Hint | None) -> None:
+        self._store = store
         self._host = host
         self._ttl = ttl
         self._hint = hint
@@ -176,7 +175,7 @@ class Service:
 
     async def passes(self) -> bool:
         """Pass its check; return whether the agent knows it."""
-        answer = await self._wire.ask(
+        answer = await self._store.wire.ask(
             "PUT",
             f"/v1/agent/check/pass/{self.check}",
             at=self._host,
@@ -189,14 +188,14 @@ class Service:
         # 1.8 says it with 500, later versions with 404.
         if "TTL" in answer.text or answer.status == 404:
             return False
-        raise StoreUnavailableError(f"the Consul agent answered {answer.status}: {answer.text}")
+        raise StoreUnavailableError(f"{self._store.url}: Consul answered {answer.status}: {answer.text}")
 
     async def deregister(self) -> None:
         """Have the agent forget it."""
         await self._ask(f"deregister/{self.id}", b"", (200, 404))
 
     async def _ask(self, path: str, body: bytes, expect: tuple[int, ...] = (200,)) -> None:
-        await self._wire.ask(
+        await self._store.wire.ask(
             "PUT",
             f"/v1/agent/service/{path}",
             body=body,
@@ -231,18 +230,19 @@ async def grant_session(store: ConsulStore, ttl: float, hint: Hint | None) -> Se
 async def grant_service(store: ConsulStore, ttl: float, hint: Hint | None) -> ServiceLease:
     """Make a lease that ends with its service's check."""
     host = store.wire.current
-    service = Service(store.wire, host, ttl, hint)
+    service = Service(store, host, ttl, hint)
     sent = boottime()
     await service.register()
     try:
         document = _session(max(MIN_SESSION, ttl / FACTOR), hint)
         document["ServiceChecks"] = [{"ID": service.check}]
         session = await _create_session(store, document, host)
+        lease = ServiceLease(store, session, ttl, sent, service)
+        await lease.keep_alive()
     except BaseException:
+        # Without its service the session ends as well.
         await _forget(service)
         raise
-    lease = ServiceLease(store, session, ttl, sent, service)
-    await lease.keep_alive()
     return lease
 
 

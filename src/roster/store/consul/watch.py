@@ -80,11 +80,10 @@ class Watch(AsyncIterator[Batch]):
         self.close()
         task, self._next = self._next, None
         if task is not None:
-            unread = task.done() and not task.cancelled() and task.exception() is None
             task.cancel()
             await asyncio.wait([task])
-            if unread:
-                return  # the reader has seen less than we know
+            if not task.cancelled() and task.exception() is None:
+                return  # a batch that nobody read: we know more than the reader
         if self._versions is not None:
             self._remember(self._position, self._versions)
 
@@ -120,6 +119,8 @@ class Watch(AsyncIterator[Batch]):
                 self._require(await self._kv.store_index())
             await asyncio.sleep(max(0.0, self._rest_until - boottime()))
             look = await self._look()
+            if look.index < index:
+                continue  # went back between the question and the look: ask again what that means
             changes = self._differences(look)
             self._versions = versions_of(look.entries)
             self._index = look.index

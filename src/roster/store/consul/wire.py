@@ -117,9 +117,12 @@ class Wire:
         again = method == "GET" if again is None else again
         target = path + ("?" + urlencode(query) if query else "")
         until = boottime() + self._url.timeout + blocks
-        turns = [at] if at is not None else self._turns(again)
+        turns = [at] if at is not None else self._turns()
         failure: StoreUnavailableError | None = None
-        for host in turns:
+        # A connection that was kept may have been cut meanwhile, which says nothing of the host: once more.
+        for host in turns * 2 if again else turns:
+            if failure is not None and boottime() >= until:
+                break
             try:
                 answer = await self._send(method, target, body, host, until - boottime(), blocks > 0)
             except _FailedError as error:
@@ -133,18 +136,16 @@ class Wire:
             if answer.status >= 500:
                 self._leave(host)
             raise self._refusal(answer, what)
-        raise failure or StoreUnavailableError(f"{self._url.display}: no host answered")
+        raise failure or StoreUnavailableError(f"{self._url.display} names no host")
 
     @property
     def current(self) -> int:
         """The host that is asked first, by number."""
         return self._current
 
-    def _turns(self, again: bool) -> list[int]:
+    def _turns(self) -> list[int]:
         count = len(self._url.hosts)
-        turns = [(self._current + number) % count for number in range(count)]
-        # A connection that was kept may have been cut meanwhile: that says nothing of the host.
-        return turns if count > 1 or not again else turns * 2
+        return [(self._current + number) % count for number in range(count)]
 
     def _leave(self, host: int) -> None:
         if self._current == host:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreUnavailableError
 from roster.store.base import Check, Delete, Entry, Op, Put
-from roster.store.consul.kv import Kv, name_of, plain_part, unreadable
+from roster.store.consul.kv import Kv, Step, name_of, pack, plain_part, transact
 from roster.store.consul.wire import Wire, denied
 from roster.store.limits import conflict
 
@@ -22,9 +21,6 @@ MAX_STEPS = 64
 MAX_BODY = 512 * 1024
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _WRITE = "key_prefix write"
-
-Step = dict[str, str | int]
-"""One operation of Consul's."""
 
 
 class Writer:
@@ -54,7 +50,7 @@ class Writer:
         known = await self._kv.read(unsure)
         for _ in self._tries():
             steps = plan(checks, ops, known)
-            body = json.dumps([{"KV": step} for step in steps]).encode()
+            body = pack(steps)
             if len(body) > MAX_BODY:
                 if (
                     len(ops) == 1
@@ -92,7 +88,7 @@ class Writer:
             if entry is None:
                 return False
             step: Step = {"Verb": "delete-cas", "Key": name_of(key), "Index": found}
-            _, errors = await self._send(json.dumps([{"KV": step}]).encode())
+            _, errors = await self._send(pack([step]))
             if not errors:
                 return True
             await self._judge((), [step], errors)
@@ -109,17 +105,8 @@ class Writer:
         )
 
     async def _send(self, body: bytes) -> tuple[list[int], dict[int, str]]:
-        answer = await self._wire.ask("PUT", "/v1/txn", body=body, expect=(200, 409), what=_WRITE)
-        said = answer.json()
-        if not isinstance(said, dict):
-            raise unreadable(self._where)
-        if answer.status == 200:
-            found = [_field(one, "KV") for one in said.get("Results") or ()]
-            return [index for one in found if isinstance(index := _field(one, "ModifyIndex"), int)], {}
-        errors = {_field(one, "OpIndex"): str(_field(one, "What")) for one in said.get("Errors") or ()}
-        if not errors or not all(isinstance(number, int) for number in errors):
-            raise unreadable(self._where)
-        return [], errors
+        results, errors = await transact(self._wire, self._where, body, _WRITE)
+        return [index for one in results if isinstance(index := _field(one, "ModifyIndex"), int)], errors
 
     async def _judge(self, checks: Sequence[Check], steps: Sequence[Step], errors: Mapping[int, str]) -> None:
         """Raise what a refused transaction means; return if another plan may do better."""
