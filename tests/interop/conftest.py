@@ -98,7 +98,7 @@ class Place:
 
     Attributes:
         url: the registry URL.
-        environment: of its programs; they write every half a second, and grant leases of two.
+        environment: of its programs; they write four times a second, and grant leases of two seconds.
         orchestrator: the program that finds and judges.
         agent: an agent that does what it takes to live on.
         agent_once: an agent that writes its passport once, without a lease.
@@ -117,7 +117,7 @@ def etcd(start_etcd: Callable[..., Etcd]) -> Place:
     server = start_etcd(fsync=False)
     return Place(
         server.url,
-        {"ETCD_HOST": LOOPBACK, "ETCD_PORT": str(server.ports["client"]), "TTL": "2", "BEAT": "0.5"},
+        {"ETCD_HOST": LOOPBACK, "ETCD_PORT": str(server.ports["client"]), "TTL": "2", "BEAT": "0.25"},
         snippets.ORCHESTRATOR,
         snippets.AGENT_THAT_REFRESHES,
         snippets.AGENT_THAT_PUTS_ONCE,
@@ -130,7 +130,7 @@ def consul(start_consul: Callable[..., Consul]) -> Place:
     server = start_consul(dev=True)
     return Place(
         server.url,
-        {"CONSUL_HOST": LOOPBACK, "CONSUL_PORT": str(server.http_port), "BEAT": "0.5"},
+        {"CONSUL_HOST": LOOPBACK, "CONSUL_PORT": str(server.http_port), "BEAT": "0.25"},
         snippets.CONSUL_ORCHESTRATOR,
         snippets.CONSUL_AGENT,
         snippets.CONSUL_AGENT_THAT_PUTS_ONCE,
