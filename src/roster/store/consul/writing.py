@@ -87,11 +87,12 @@ class Writer:
                 raise conflict(key, wanted, found)
             if entry is None:
                 return False
-            step: Step = {"Verb": "delete-cas", "Key": name_of(key), "Index": found}
-            _, errors = await self._send(pack([step]))
+            # Not delete-cas: that succeeds as well where somebody else has deleted the key meanwhile.
+            steps = plan((Check(key, found),), (Delete(key),), {})
+            _, errors = await self._send(pack(steps))
             if not errors:
                 return True
-            await self._judge((), [step], errors)
+            await self._judge((), steps, errors)
         raise self._contended()
 
     def _tries(self) -> Iterator[None]:
