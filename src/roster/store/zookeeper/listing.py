@@ -19,7 +19,7 @@ from roster.store.zookeeper.names import (
     to_value,
     under,
 )
-from roster.store.zookeeper.packets import Reply, Request, Stat, children, exists, get, sync
+from roster.store.zookeeper.packets import Reply, Request, Stat, children, exists, get_all, nodes_of, sync
 from roster.store.zookeeper.planning import lease_of, owner_of
 
 Ask = Callable[[Sequence[Request]], Awaitable[list[Reply]]]
@@ -71,10 +71,10 @@ async def walk(ask: Ask, prefix: str) -> Walk:
                 if key is not None and key.startswith(prefix):
                     keys[path] = key
         deeper = []
-        for path, reply in zip(keys, await ask([get(path) for path in keys]), strict=True):
-            if reply.error is not None:
+        for path, node in zip(keys, nodes_of(await ask(get_all(list(keys)))), strict=True):
+            if node is None:
                 continue  # deleted since its name was read
-            data, stat = reply.node()
+            data, stat = node
             newest = max(newest, stat.mzxid, stat.pzxid)
             if (entry := entry_of(keys[path], data, stat)) is not None:
                 found[entry.key] = entry

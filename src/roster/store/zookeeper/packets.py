@@ -25,12 +25,18 @@ Overtaken: tuple[type[Exception], ...] = (
     exceptions.NodeExistsError,
     exceptions.NotEmptyError,
 )
-# In a transaction: those before the step that failed, and those behind it.
+# What is left to those who ask: they know what to do about it.
+Expected: tuple[type[Exception], ...] = (*Overtaken, Barren)
+# In a transaction: the steps before the one that failed, and those behind it.
 _NEIGHBOURS = (exceptions.RolledBackError, exceptions.RuntimeInconsistency)
 
 _EPHEMERAL = 1
 _RECURSIVE = 1
 _ANY_WATCHER = 3
+_GET_DATA = 4
+_PART = struct.Struct("!i?i")  # of a request or reply in many parts: kind, whether it is the end, error
+# Reads in one request: what it brings is at most so many values.
+_TOGETHER = 32
 _READ_WRITE = Permissions.READ | Permissions.WRITE
 _WORLD = Id("world", "anyone")
 _OPEN = [ACL(Permissions.ALL, _WORLD)]
@@ -114,6 +120,35 @@ class _RemoveWatches(NamedTuple):
         return True
 
 
+class _ReadAll(NamedTuple):
+    """Many reads in one request; kazoo has none."""
+
+    paths: Sequence[str]
+    type: int = 22
+
+    def serialize(self) -> bytes:
+        parts = [
+            _PART.pack(_GET_DATA, 0, -1) + serialization.write_string(path) + b"\0" for path in self.paths
+        ]
+        return b"".join(parts) + _PART.pack(-1, 1, -1)
+
+    def deserialize(self, buffer: bytes, offset: int) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            kind, done, _ = _PART.unpack_from(buffer, offset)
+            offset += _PART.size
+            if done:
+                return found
+            if kind == _GET_DATA:
+                data, offset = serialization.read_buffer(buffer, offset)
+                found.append((data, serialization.stat_struct.unpack_from(buffer, offset)))
+                offset += serialization.stat_struct.size
+            else:
+                (code,) = struct.unpack_from("!i", buffer, offset)
+                offset += 4
+                found.append(exceptions.EXCEPTIONS[code]())
+
+
 class Request(NamedTuple):
     """One request, made by the functions below; `what` says in a few words what it asks."""
 
@@ -129,6 +164,23 @@ def exists(path: str) -> Request:
 def get(path: str) -> Request:
     """Ask for a znode's data and `Stat`, a pair."""
     return Request("read a znode", serialization.GetData(path, None))
+
+
+def get_all(paths: Sequence[str]) -> list[Request]:
+    """Ask for data and `Stat` of many znodes (ZooKeeper 3.6); `nodes_of` has the answers."""
+    return [
+        Request("read znodes", _ReadAll(paths[first : first + _TOGETHER]))
+        for first in range(0, len(paths), _TOGETHER)
+    ]
+
+
+def nodes_of(replies: Sequence[Reply]) -> list[tuple[bytes, Stat] | None]:
+    """Return the answers to `get_all`, None for an absent znode."""
+    return [
+        None if isinstance(each, Exception) else (each[0] or b"", Stat._make(each[1]))
+        for reply in replies
+        for each in reply.value
+    ]
 
 
 def children(path: str) -> Request:
@@ -224,9 +276,11 @@ class Reply:
         return list(self.value)
 
     def failure(self) -> Exception | None:
-        """Return what a transaction failed of: the error of the step that did, not that of its neighbours."""
-        if self.error is not None:
-            return self.error
-        failed = [each for each in self.value if isinstance(each, Exception)]
-        told = [each for each in failed if not isinstance(each, _NEIGHBOURS)]
-        return next(iter(told or failed), None)
+        """Return what it failed of; of a request in many parts what tells most."""
+        parts = self.value if isinstance(self.value, list) else ()
+        failed = [each for each in (self.error, *parts) if isinstance(each, Exception)]
+        return min(failed, key=_telling, default=None)
+
+
+def _telling(error: Exception) -> int:
+    return 2 if isinstance(error, _NEIGHBOURS) else 1 if isinstance(error, Absent) else 0

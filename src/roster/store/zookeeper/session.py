@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from roster.errors import StoreDeniedError, StoreError, StoreUnavailableError
 from roster.store.zookeeper.packets import (
-    Absent,
     Denied,
     Ended,
+    Expected,
     Lost,
     Reply,
     Request,
@@ -113,19 +113,21 @@ class Session:
     # -- requests
 
     async def ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to requests that are sent one behind the other. An absent znode is left to the caller.
+        """Return the replies to requests that are sent one behind the other; what is `Expected` is left to the caller.
 
         Raises:
             SessionEndedError: the session has ended.
             StoreUnavailableError: no answer in time, or the connection was lost.
             StoreDeniedError: an ACL is against it.
+            StoreError: the server is older than ZooKeeper 3.6.
         """
         replies: list[Reply] = []
         for first in range(0, len(requests), _CHUNK):
             replies += await self._ask(requests[first : first + _CHUNK])
         for request, reply in zip(requests, replies, strict=True):
-            if reply.error is not None and not isinstance(reply.error, Absent):
-                raise self.fault_of(request.what, reply.error)
+            error = reply.failure()
+            if error is not None and not isinstance(error, Expected):
+                raise self._fault_of(request.what, error)
         return replies
 
     async def _ask(self, requests: Sequence[Request]) -> list[Reply]:
@@ -183,7 +185,7 @@ class Session:
         self._wire.submit(request, heard)
         return future
 
-    def fault_of(self, what: str, error: Exception) -> StoreError:
+    def _fault_of(self, what: str, error: Exception) -> StoreError:
         """Return our error for one of kazoo's."""
         if isinstance(error, Ended):
             return SessionEndedError(f"the session with {self._name} has ended")
@@ -193,6 +195,8 @@ class Session:
             return StoreDeniedError(
                 f"{self._name} refuses to {what}: an ACL there is for others; check user and password"
             )
+        if isinstance(error, Unknown):
+            return StoreError(f"{self._name} cannot {what}: it is older than ZooKeeper 3.6, which is needed")
         kind = type(error).__name__
         return StoreError(f"{self._name} failed to {what} ({kind}: {error})")
 
@@ -202,15 +206,11 @@ class Session:
         """Have a watcher told of each change at and below a path, from now on.
 
         Raises:
-            StoreError: the server is older than ZooKeeper 3.6; and as `ask`.
+            StoreError: see `ask`.
         """
         self._watchers.setdefault(directory, set()).add(watcher)
         try:
-            (reply,) = await self._ask([add_watch(directory)])
-            if isinstance(reply.error, Unknown):
-                raise StoreError(f"{self._name} is too old: following changes needs ZooKeeper 3.6 or newer")
-            if reply.error is not None:
-                raise self.fault_of("watch a znode", reply.error)
+            await self.ask([add_watch(directory)])
         except BaseException:
             self.unwatch(directory, watcher)
             raise

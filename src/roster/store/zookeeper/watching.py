@@ -9,7 +9,7 @@ from roster.errors import RevisionCompactedError, StoreUnavailableError
 from roster.store.base import Batch, Change, Entry
 from roster.store.zookeeper.listing import Memory, entry_of, walk
 from roster.store.zookeeper.names import directory_of, directory_of_prefix, to_key
-from roster.store.zookeeper.packets import exists, get, sync
+from roster.store.zookeeper.packets import exists, get_all, nodes_of, sync
 from roster.store.zookeeper.session import Session
 
 # Seconds without a change after which the server is asked how far it is; it has the time of one request to answer.
@@ -165,30 +165,25 @@ class Watch(AsyncIterator[Batch]):
         self._waiting = set()
         try:
             paths = sorted(waiting)
-            replies = await self._session.ask([get(path) for path in paths])
-            gone = {
-                directory_of(path)
-                for path, reply in zip(paths, replies, strict=True)
-                if reply.error is not None
-            }
+            nodes = nodes_of(await self._session.ask(get_all(paths)))
+            gone = {directory_of(path) for path, node in zip(paths, nodes, strict=True) if node is None}
             looks = dict(zip(gone, await self._session.ask([exists(each) for each in gone]), strict=True))
         except BaseException:
             self._waiting |= waiting
             self._floor = floor
             raise
-        for path, reply in zip(paths, replies, strict=True):
+        for path, node in zip(paths, nodes, strict=True):
             key = to_key(path)
             if key is None:
                 continue
-            if reply.error is None:
-                data, stat = reply.node()
+            if node is not None:
                 # A key that is a directory from now on was deleted by a write.
-                self._note(key, entry_of(key, data, stat), stat.mzxid)
+                self._note(key, entry_of(key, *node), node[1].mzxid)
             else:
-                # Nothing tells when it went; the last coming or going beside it did not come before.
+                # Nothing tells when it went. Not before the last coming or going beside it.
                 above = looks[directory_of(path)]
-                stat_above = above.stat() if above.error is None else None
-                self._note(key, None, stat_above.pzxid if stat_above is not None else above.zxid)
+                stat = above.stat()
+                self._note(key, None, stat.pzxid if stat is not None else above.zxid)
 
     def _note(self, key: str, entry: Entry | None, revision: int) -> None:
         """Take note of what a key is, unless that was told."""

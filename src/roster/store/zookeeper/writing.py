@@ -11,7 +11,7 @@ from roster.store.base import Check, Op, Put
 from roster.store.zookeeper.lease import LastingLease, SessionLease
 from roster.store.zookeeper.link import Link
 from roster.store.zookeeper.names import BIRTHS, ancestors, directory_of, to_path, under
-from roster.store.zookeeper.packets import Barren, Overtaken, Reply, exists, sync, transaction
+from roster.store.zookeeper.packets import Barren, Reply, exists, sync, transaction
 from roster.store.zookeeper.planning import Plan, Seen, plan, session_of
 from roster.store.zookeeper.session import SessionEndedError
 
@@ -61,8 +61,6 @@ async def write(
             return reply.zxid, there
         if isinstance(error, Barren):
             raise LimitError("ZooKeeper has no keys below a key that is bound to a lease: choose other keys")
-        if not isinstance(error, Overtaken):
-            raise link.session().fault_of("write a transaction", error)
         if asyncio.get_running_loop().time() > until:
             break
         if turn > 2:
