@@ -145,7 +145,7 @@ class _Run:
 
     async def copy(self, retention: float | None) -> int:
         """Copy, or follow."""
-        from roster.registry.migration import Hooks, Migration
+        from roster.registry.migration import Hooks, Migration, name_of
         from roster.registry.settings import DEFAULT_RETENTION, DEFAULT_TTL
         from roster.registry.settings import seconds as setting
 
@@ -153,10 +153,12 @@ class _Run:
         ttl = setting(None, "ROSTER_TTL", DEFAULT_TTL)
         async with AsyncExitStack() as stack:
             source, target = await self._open(stack, self._target_url)
-            self._out.note(f"copying from {source.url} to {target.url}")
+            name = name_of(self._where)
+            self._out.note(f"copying from {name} to {name_of(self._whither)}")
             migration = Migration(
                 source,
                 target,
+                name=name,
                 follow=self._follow,
                 retention=retention,
                 ttl=ttl,

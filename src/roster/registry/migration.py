@@ -94,6 +94,7 @@ class Migration:
     Args:
         source: where from; only read.
         target: where to.
+        name: what the source is called in mirrored statuses, see `name_of`; without it the store's URL.
         follow: mirror the statuses of living nodes too, and go on until cancelled.
         retention: seconds that the passport of a node that never comes over stays in the target.
         ttl: seconds that mirrored statuses outlive this process, should it be killed.
@@ -110,6 +111,7 @@ class Migration:
         source: Store,
         target: Store,
         *,
+        name: str = "",
         follow: bool = False,
         retention: float = 3600.0,
         ttl: float = 30.0,
@@ -120,6 +122,7 @@ class Migration:
         self._mirror = Mirror(
             source,
             target,
+            name=name or source.url,
             live=follow,
             retention=retention,
             ttl=ttl,
@@ -173,19 +176,25 @@ class Migration:
         return summary
 
     async def _verify(self) -> None:
-        """Compare both sides, listed anew; what differs is copied and compared again, one by one, until nothing does."""
+        """Compare both sides, listed anew; what differs is copied and compared again until nothing does."""
         mirror = self._mirror
         source, target = Image(), Image()
         source.replace(*await list_all(mirror.source.store))
         target.replace(*await list_all(mirror.target.store))
         found = self._unlike(source, source, target)
+        listed = {unit: document.mod_revision for unit in found if (document := source.get(unit).document)}
         until, pause = self._now() + VERIFY_PATIENCE, 0.01
         while found and self._now() < until:
+            await mirror.settled(found)
             for unit in found:
                 await mirror.source.refresh(unit)
                 await mirror.target.refresh(unit)
-            await mirror.settled(found)
-            found = self._unlike(found, mirror.source.image, mirror.target.image)
+            # One that changes faster than it is copied is level when the copy has come to what was listed.
+            found = {
+                unit
+                for unit in self._unlike(found, mirror.source.image, mirror.target.image)
+                if not mirror.has_reached(unit, listed.get(unit, 0))
+            }
             if found:
                 await asyncio.sleep(pause)
                 pause = min(1.0, pause * 2)
@@ -213,9 +222,7 @@ class Migration:
             verified=self._verified,
             passports=passports,
             others=len(present) - passports,
-            mirrored=sum(
-                1 for unit in target if mirrored_from(target.get(unit).status) == mirror.source.store.url
-            ),
+            mirrored=sum(1 for unit in target if mirrored_from(target.get(unit).status) == mirror.name),
             copied=sorted(unit for unit in present if unit in tally.copied),
             unchanged=sum(
                 1 for unit in present if tally.verdicts.get(unit) == "same" and unit not in tally.copied
@@ -231,6 +238,12 @@ class Migration:
                 if target.get(unit).document is not None and source.get(unit).document is None
             ),
         )
+
+
+def name_of(url: StoreUrl) -> str:
+    """Return what a registry is called, without secrets: registries under several prefixes of one server differ."""
+    prefix = _prefix(url)
+    return url.display if prefix == DEFAULT_PREFIX else f"{url.display}/?prefix={prefix}"
 
 
 async def need_two(source: Store, target: Store, from_url: StoreUrl, to_url: StoreUrl) -> None:

@@ -51,6 +51,7 @@ class Mirror:
     Args:
         source: where from.
         target: where to; nothing is written there on a key that somebody else holds.
+        name: what the source is called in mirrored statuses; no two registries that are mirrored to one target share it.
         live: mirror the statuses of living nodes too, under a lease of this mirror's own.
         retention: seconds of the long lease that copied passports are bound to.
         ttl: seconds of the short lease that mirrored statuses are bound to.
@@ -65,6 +66,7 @@ class Mirror:
         source: Store,
         target: Store,
         *,
+        name: str,
         live: bool,
         retention: float,
         ttl: float,
@@ -76,6 +78,7 @@ class Mirror:
         self.source = Side(source, Outage(source.url, now=now, for_ever=live))
         self.target = Side(target, Outage(target.url, now=now, for_ever=live))
         self.tally = Tally()
+        self.name = name
         self.live = live
         self._ttls: dict[Bond, float] = {"long": retention, "live": ttl}
         self._writes = Outage(target.url, now=now, for_ever=live)
@@ -91,6 +94,7 @@ class Mirror:
         self._adopt: set[str] = set()
         # The revision of each document in the target that is no surprise, and whether this run wrote it.
         self._known: dict[str, tuple[int, bool]] = {}
+        self._from: dict[str, int] = {}  # the source's revision of each document that this run has copied
         self._unsure: set[str] = set()  # written without an answer: what is found there may be ours
         self._gone: dict[str, bytes] = {}
         self._theirs: dict[str, str] = {}
@@ -234,6 +238,7 @@ class Mirror:
                 self.tally.refused[keys_of(unit)[0]] = str(error)
                 break
             self._wrote(unit, ops, revision)
+            self._from[unit] = 0 if source.document is None else source.document.mod_revision
             self.tally.refused.pop(keys_of(unit)[0], None)
             (self.tally.copied if plan.verdict == "copy" else self.tally.removed).add(unit)
             break
@@ -248,7 +253,7 @@ class Mirror:
         if source.document is not None:
             self._gone[unit] = source.document.value
         view = View(
-            name=self.source.store.url,
+            name=self.name,
             live=self.live,
             leases={bond: self._lease_id(bond) for bond in self._ttls},
             adopt=adopt,
@@ -257,6 +262,13 @@ class Mirror:
             theirs=unit in self._theirs and self._theirs[unit] == uid_of(source.document),
         )
         return decide(unit, source, target, view)
+
+    def has_reached(self, unit: str, revision: int) -> bool:
+        """Return whether the target's document is one that this run copied, as new as `revision` of the source or newer."""
+        found = self.target.image.get(unit).document
+        if found is None or self._known.get(unit) != (found.mod_revision, True):
+            return False
+        return self._from.get(unit, 0) >= revision
 
     def _notice(self, unit: str) -> None:
         """Learn who else writes this unit in the target: what somebody else has written there since is theirs."""
