@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from roster._clock import boottime
 from roster.errors import StoreUnavailableError
-from roster.store import Change, Store
+from roster.store import Batch, Change, Store
 
 
 async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
@@ -26,6 +26,13 @@ async def eventually(ask: Callable[[], Awaitable[object]], within: float = 30.0)
                 return
             except StoreUnavailableError:
                 await asyncio.sleep(0.05)
+
+
+async def read_to_the_end(batches: AsyncIterator[Batch], within: float = 15.0) -> None:
+    """Read until the watch raises."""
+    async with asyncio.timeout(within):
+        async for _ in batches:
+            pass
 
 
 class Follower:

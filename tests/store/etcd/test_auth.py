@@ -6,19 +6,24 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from servers import Etcd
 from tests.store.etcd.conftest import eventually
 
 from roster.errors import StoreDeniedError
-from roster.store import Store, open_store
+from roster.store import Change, Store, open_store
+from servers import Etcd
 
 Start = Callable[..., Etcd]
 PASSWORD = "s3cret"
+AUTHENTICATED = (
+    'grpc_server_handled_total{grpc_code="OK",grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",'
+    'grpc_type="unary"}'
+)
 
 
 async def _served(start_etcd: Start) -> Etcd:
     # Cheap hashes of passwords: the strength of etcd's is not under test.
-    options = {"fsync": False, "root_password": PASSWORD, "token_ttl": 2, "extra": ["--bcrypt-cost=4"]}
+    extra = ["--bcrypt-cost=4", "--log-level=debug"]
+    options = {"fsync": False, "root_password": PASSWORD, "token_ttl": 1, "extra": extra}
     return await asyncio.to_thread(start_etcd, **options)
 
 
@@ -29,13 +34,15 @@ async def test_a_token_that_ran_out_is_replaced_and_a_watch_goes_on(start_etcd: 
         revision = await store.put("/a", b"1")
         async with store.watch("/", from_revision=revision + 1) as batches:
             await lease.keep_alive()
+            made = server.metric(AUTHENTICATED)
             await _token_ran_out(server)
             # All at once: one of them asks for another token, the others take it.
             await asyncio.gather(*(store.get("/a") for _ in range(20)), store.put("/a", b"2"))
+            assert server.metric(AUTHENTICATED) == made + 1
             await _token_ran_out(server)
             await lease.keep_alive()
             await store.put("/a", b"3")
-            got = []
+            got: list[Change] = []
             async with asyncio.timeout(15):
                 while len(got) < 2:
                     got += (await anext(batches)).changes
@@ -46,8 +53,11 @@ async def test_a_token_that_ran_out_is_replaced_and_a_watch_goes_on(start_etcd: 
 
 
 async def _token_ran_out(server: Etcd) -> None:
-    """Wait for longer than a token lives; nothing tells from outside when it has ended."""
-    await asyncio.sleep(3.5)
+    """Wait until the server says that it has forgotten a token; to ask it otherwise would keep the token alive."""
+    seen = server.log.stat().st_size
+    async with asyncio.timeout(30):
+        while b"deleted a simple token" not in server.log.read_bytes()[seen:]:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_restarted_server_knows_no_tokens_and_is_told_anew(start_etcd: Start) -> None:
@@ -105,7 +115,7 @@ async def test_rights_at_the_prefix_alone_are_enough(start_etcd: Start) -> None:
         await lease.revoke()
     async with open_store(server.url_of("team", "pw")) as store:
         for attempt in (store.info(), store.get("/ai-team/a"), store.put("/ai-team/a", b"")):
-            with pytest.raises(StoreDeniedError, match="the user 'team' may not (read|write) '/ai-team/"):
+            with pytest.raises(StoreDeniedError, match=r"the user 'team' may not (read|write) '/ai-team/"):
                 await attempt
 
 

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from servers import Etcd
 from tests.store.etcd.conftest import eventually
 
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreUnavailableError
 from roster.store import MAX_TTL, open_store
 from roster.store.etcd.leases import lease_name, lease_number
+from servers import Etcd
 
 Start = Callable[..., Etcd]
 
@@ -56,8 +56,8 @@ async def test_a_thousand_leases_are_kept_alive_at_once_over_one_stream(start_et
 
 
 def _keep_alive_streams(server: Etcd) -> float:
-    name = 'grpc_server_started_total{grpc_method="LeaseKeepAlive",grpc_service="etcdserverpb.Lease",grpc_type="bidi_stream"}'
-    return server.metric(name)
+    labels = 'grpc_method="LeaseKeepAlive",grpc_service="etcdserverpb.Lease",grpc_type="bidi_stream"'
+    return server.metric(f"grpc_server_started_total{{{labels}}}")
 
 
 async def test_a_holder_that_stood_still_learns_that_its_lease_is_lost(etcd_server: str) -> None:
@@ -174,7 +174,9 @@ def test_a_lease_is_named_as_etcdctl_prints_it(number: int) -> None:
     assert lease_number(name) == number
 
 
-@pytest.mark.parametrize("name", ["", "0", "-1", "1-1", " 1", "1\n", "0x1", "FF", "8" + "0" * 15, "1" * 17, "١"])
+@pytest.mark.parametrize(
+    "name", ["", "0", "-1", "1-1", " 1", "1\n", "0x1", "FF", "8" + "0" * 15, "1" * 17, "١"]
+)
 def test_what_cannot_be_a_lease_is_a_lost_one(name: str) -> None:
     with pytest.raises(LeaseLostError):
         lease_number(name)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-from servers import Etcd
-from tests.store.etcd.conftest import Follower, eventually, until
+from tests.store.etcd.conftest import Follower, eventually, read_to_the_end, until
 
 from roster._clock import boottime
 from roster.errors import RevisionCompactedError, StoreUnavailableError
-from roster.store import MAX_VALUE_BYTES, Batch, Put, Store, open_store
+from roster.store import MAX_VALUE_BYTES, Batch, Change, Put, Store, open_store
 from roster.store.etcd.watch import tells_progress
+from servers import Etcd
 
 Start = Callable[..., Etcd]
 
@@ -69,12 +69,10 @@ async def test_a_frozen_server_is_noticed_by_a_watch_and_by_requests(start_etcd:
             with pytest.raises(StoreUnavailableError, match="out of reach"):
                 await store.get("/a")
             assert boottime() - began < 2.5
-            with pytest.raises(StoreUnavailableError, match="not known whether it did write '/a'|no answer"):
+            with pytest.raises(StoreUnavailableError, match="no answer"):
                 await store.put("/a", b"unheard")
             with pytest.raises(StoreUnavailableError, match="the watch broke"):
-                async with asyncio.timeout(15):
-                    while True:
-                        await anext(batches)
+                await read_to_the_end(batches)
             assert boottime() - began < 15
         server.thaw()
         await eventually(lambda: store.get("/a"))
@@ -110,19 +108,18 @@ async def test_what_is_compacted_must_be_listed_again(start_etcd: Start) -> None
                     await anext(batches)
             assert caught.value.compacted == last
             new = await store.put("/a", b"3")
-            assert (await _changes(open_before)).changes[0].revision == new
+            assert (await _next_changes(open_before))[0].revision == new
         with pytest.raises(RevisionCompactedError) as caught:
             await store.list("/", revision=first)
         assert caught.value.compacted == first
         assert (await store.list("/", revision=page.revision)).revision == page.revision
 
 
-async def _changes(batches: object) -> Batch:
+async def _next_changes(batches: AsyncIterator[Batch]) -> tuple[Change, ...]:
     async with asyncio.timeout(10):
-        while True:
-            batch: Batch = await anext(batches)  # type: ignore[call-overload]  # any async iterator
-            if batch.changes:
-                return batch
+        while not (changes := (await anext(batches)).changes):
+            pass
+    return changes
 
 
 async def test_a_backlog_larger_than_a_message_comes_whole(start_etcd: Start) -> None:
@@ -145,9 +142,7 @@ async def test_a_backlog_larger_than_a_message_comes_whole(start_etcd: Start) ->
         for batch in seen:
             revisions = [change.revision for change in batch.changes]
             assert revisions == sorted(revisions)
-            assert all(
-                revisions.count(revision) == 20 for revision in set(revisions) if revision != largest
-            )
+            assert all(revisions.count(revision) == 20 for revision in set(revisions) if revision != largest)
         assert sum(len(batch.changes) for batch in seen) == 40 * 20 + 1
 
 
@@ -161,16 +156,6 @@ async def test_a_slow_reader_misses_nothing_and_is_not_cut_off(etcd_server: str)
             async with asyncio.timeout(20):
                 while seen < 300:
                     seen += len((await anext(batches)).changes)
-
-
-async def test_a_quiet_watch_tells_that_it_lives(etcd_server: str) -> None:
-    async with open_store(etcd_server) as store:
-        revision = (await store.info()).revision
-        async with store.watch("/quiet/", from_revision=revision + 1) as batches, asyncio.timeout(15):
-            beats = [await anext(batches) for _ in range(3)]
-        assert all(not beat.changes for beat in beats)
-        assert [beat.revision for beat in beats] == sorted(beat.revision for beat in beats)
-        assert beats[0].revision >= revision
 
 
 async def test_a_key_that_is_no_text_hides_no_other(start_etcd: Start) -> None:
@@ -188,7 +173,7 @@ async def test_a_key_that_is_no_text_hides_no_other(start_etcd: Start) -> None:
                 names += [entry.key for entry in page.entries]
             assert names == ["/odd/a", "/odd/\U0010ffff"]
         async with store.watch("/odd/", from_revision=start + 1) as batches, asyncio.timeout(10):
-            got = []
+            got: list[Change] = []
             while not got or got[-1].revision < last:
                 got += (await anext(batches)).changes
         assert [change.key for change in got] == ["/odd/a", "/odd/\U0010ffff"]
@@ -196,8 +181,19 @@ async def test_a_key_that_is_no_text_hides_no_other(start_etcd: Start) -> None:
 
 @pytest.mark.parametrize(
     ("version", "trusted"),
-    [("3.4.24", False), ("3.4.25", True), ("3.5.7", False), ("3.5.8", True), ("3.5.16", True), ("3.6.0", True)]
-    + [("4.0.0", True), ("3.3.99", False), ("", False), ("newest", False), ("3.5", False)],
+    [
+        ("4.0.0", True),
+        ("3.3.99", False),
+        ("", False),
+        ("newest", False),
+        ("3.5", False),
+        ("3.4.24", False),
+        ("3.4.25", True),
+        ("3.5.7", False),
+        ("3.5.8", True),
+        ("3.5.16", True),
+        ("3.6.0", True),
+    ],
 )
 def test_only_servers_that_answer_in_order_move_a_bookmark(version: str, trusted: bool) -> None:
     assert tells_progress(version) is trusted

@@ -31,6 +31,7 @@ _BAD_TOKEN = ("invalid auth token", "revision of auth store is old", "user name 
 # The cancel reason of a watch, and gRPC's own texts, name the code in words.
 _IN_WORDS = re.compile(r"code = (\w+) desc = (.*)", re.DOTALL)
 _CODES = {"Unauthenticated": "UNAUTHENTICATED", "PermissionDenied": "PERMISSION_DENIED"}
+# What gRPC says of a connection that could not be made.
 _REASONS = (
     ("Connection refused", "connection refused"),
     ("Domain name not found", "this host name is not known"),
@@ -41,17 +42,22 @@ _REASONS = (
         "its certificate is not one that we trust: name its authority with ?ca=FILE",
     ),
     (
+        "Hostname Verification Check failed",
+        "its certificate was made out to another name: write that name in the URL",
+    ),
+    (
         "No match found for server name",
         "its certificate was made out to another name: write that name in the URL",
     ),
     ("Failed to create security handshaker", "?ca=, ?cert= or ?key= is not the PEM file that it should be"),
     ("TSI_DATA_CORRUPTED", "it does not accept our certificate: name one with ?cert=FILE&key=FILE"),
     ("Handshake read failed", "it does not speak TLS: write etcd:// instead of etcds://"),
-    ("Socket closed", "it closed the connection; if it speaks TLS, write etcds:// instead of etcd://"),
     ("Expected SETTINGS frame", "what answers there is not etcd"),
     ("before receiving SETTINGS", "it takes connections and says nothing"),
     ("Received http2 header with status", "what answers there is not etcd"),
 )
+# Before a connection stands, that means something else than later.
+_BROKEN = ("Socket closed", "Connection reset")
 _LONGEST = 200
 
 
@@ -110,6 +116,10 @@ class Failure:
         for words, reason in _REASONS:
             if words in self.text:
                 return reason
+        if any(words in self.text for words in _BROKEN):
+            if "failed to connect" in self.text:
+                return "it closed the connection; if it speaks TLS, write etcds:// instead of etcd://"
+            return "the connection broke off"
         if self.code == "DEADLINE_EXCEEDED":
             return "no answer in time"
         return said(self.text) or self.code
