@@ -10,7 +10,8 @@ export ROSTER_TEST_STORES := $(STORES)
 
 comma := ,
 stores := $(subst $(comma), ,$(STORES))
-servers := $(filter etcd consul zookeeper,$(stores))
+# A bus is no store: it is tried whatever STORES says.
+servers := $(filter etcd consul zookeeper,$(stores)) rabbitmq
 unknown := $(filter-out $(subst $(comma), ,$(ALL_STORES)),$(stores))
 ifneq ($(unknown),)
   $(error STORES: no store $(unknown); there are $(ALL_STORES))
@@ -36,7 +37,7 @@ demo: setup  ## three writers, one editor, sixty commands, one kill -9
 
 test: setup-dev lint  ## lint, then the whole test suite (STORES=memory,sqlite tries less)
 	@scripts/setup-tests
-	@$(if $(servers),$(PY) scripts/setup-servers $(servers),:)
+	@$(PY) scripts/setup-servers $(servers)
 	@scripts/setup-interop
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist worksteal
 

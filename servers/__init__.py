@@ -1,10 +1,11 @@
-"""Real etcd, Consul and ZooKeeper servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
+"""Real etcd, Consul, ZooKeeper and RabbitMQ servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
 
 from servers.certificates import Certificates
 from servers.consul import Consul
 from servers.etcd import Etcd, EtcdCluster
 from servers.process import Server, ServerError
 from servers.programs import ServerMissingError
+from servers.rabbitmq import RabbitMQ, User
 from servers.zookeeper import ZooKeeper
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "Consul",
     "Etcd",
     "EtcdCluster",
+    "RabbitMQ",
     "Server",
     "ServerError",
     "ServerMissingError",
+    "User",
     "ZooKeeper",
 ]

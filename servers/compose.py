@@ -20,7 +20,7 @@ class Container:
     """One service of deploy/compose.yaml, in a project of its own, so that several may run side by side.
 
     Args:
-        engine: the service: `etcd`, `consul`, `zookeeper`.
+        engine: the service: `etcd`, `consul`, `zookeeper`, `rabbitmq`.
     """
 
     def __init__(self, engine: str) -> None:
@@ -30,8 +30,9 @@ class Container:
 
     @property
     def url(self) -> str:
-        """Its registry URL."""
-        return f"{self.engine}://{LOOPBACK}:{self._port}"
+        """Its registry URL, a broker's bus URL."""
+        scheme = "amqp" if self.engine == "rabbitmq" else self.engine
+        return f"{scheme}://{LOOPBACK}:{self._port}"
 
     def start(self) -> Self:
         """Bring it up and wait until it is healthy.

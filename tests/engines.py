@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from servers import Consul, Etcd, EtcdCluster, ServerError, ServerMissingError, ZooKeeper
 from servers.compose import Container
 from servers.programs import in_container
 
+from servers import Consul, Etcd, EtcdCluster, RabbitMQ, ServerError, ServerMissingError, ZooKeeper
+
 STORES = ("memory", "sqlite", "etcd", "consul", "zookeeper")
+# A bus is no store: STORES neither asks for it nor leaves it out.
+BUSES = ("memory", "local", "amqp")
 # How a skip is known for one that `not_here` made, after it has travelled from another process.
 _MARK = "not tried: "
 # What a test that takes a fixture needs.
@@ -76,13 +79,13 @@ def store_params(*names: str) -> list[Any]:
 
 
 def shared_url(engine: str) -> str:
-    """Return the registry URL of a server that the tests of this process share: for tests that only need a store.
+    """Return the URL of a server that the tests of this process share: for tests that only need a store, or a bus.
 
     It is started when it is first asked for, lives until the process ends, and no test kills or freezes it. An address in
-    `ROSTER_TEST_ETCD`, `ROSTER_TEST_CONSUL` or `ROSTER_TEST_ZOOKEEPER` is used instead.
+    `ROSTER_TEST_ETCD`, `ROSTER_TEST_CONSUL`, `ROSTER_TEST_ZOOKEEPER` or `ROSTER_TEST_RABBITMQ` is used instead.
 
     Args:
-        engine: `etcd`, `consul` or `zookeeper`.
+        engine: `etcd`, `consul`, `zookeeper` or `rabbitmq`.
     """
     named = os.environ.get(f"ROSTER_TEST_{engine.upper()}")
     if named:
@@ -106,6 +109,8 @@ def _start_shared(engine: str) -> tuple[str, Exception | None]:
             return _shared.enter_context(Etcd(directory, fsync=False)).url, None
         if engine == "consul":
             return _shared.enter_context(Consul(directory, dev=True)).url, None
+        if engine == "rabbitmq":
+            return _shared.enter_context(RabbitMQ(directory)).url, None
         return _shared.enter_context(ZooKeeper(directory, fsync=False)).url, None
     except (ServerError, ServerMissingError) as error:
         return "", error
@@ -127,6 +132,12 @@ def consul_server() -> str:
 def zookeeper_server() -> str:
     """The URL of a ZooKeeper that the tests of this process share."""
     return shared_url("zookeeper")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> str:
+    """The URL of a RabbitMQ that the tests of this process share."""
+    return shared_url("rabbitmq")
 
 
 def _starter(kind: type[Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
@@ -166,6 +177,12 @@ def start_consul(tmp_path: Path) -> Iterator[Callable[..., Consul]]:
 def start_zookeeper(tmp_path: Path) -> Iterator[Callable[..., ZooKeeper]]:
     """A function that starts a ZooKeeper of this test alone; its options are those of `ZooKeeper`."""
     yield from _starter(ZooKeeper, tmp_path)
+
+
+@pytest.fixture
+def start_rabbitmq(tmp_path: Path) -> Iterator[Callable[..., RabbitMQ]]:
+    """A function that starts a RabbitMQ of this test alone; its options are those of `RabbitMQ`."""
+    yield from _starter(RabbitMQ, tmp_path)
 
 
 def pytest_configure(config: pytest.Config) -> None:
