@@ -123,10 +123,10 @@ def import_(
         Data | None, typer.Option("-o", "--output", help="For programs.", show_default=False)
     ] = None,
 ) -> None:
-    """Put exported passports back, as nodes that are offline until they register.
+    """Put exported passports back into the registry.
 
-    All of them are checked first: if one is wrong, every fault is listed and nothing is written. A node that is alive is
-    never touched. FILE is a stream of YAML documents, a `kind: List`, or JSON.
+    Their nodes are offline until they register, and one that is alive is never touched. All passports are checked first: if
+    one is wrong, every fault is listed and nothing is written. FILE is a stream of YAML documents, a `kind: List`, or JSON.
     """
     from roster.registry.settings import DEFAULT_RETENTION
     from roster.registry.settings import seconds as setting

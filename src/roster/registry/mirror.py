@@ -222,8 +222,8 @@ class Mirror:
             self._note(unit, plan)
             if not plan.steps:
                 break
+            ops = [await self._op(step) for step in plan.steps]
             try:
-                ops = [await self._op(step) for step in plan.steps]
                 revision = await self.target.store.transact(plan.checks, ops)
             except ConflictError:
                 await self.target.refresh(unit)  # somebody wrote between our looking and our writing
