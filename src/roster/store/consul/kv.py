@@ -80,14 +80,14 @@ def pack(steps: Sequence[Step]) -> bytes:
 
 
 async def transact(
-    wire: Wire, where: str, body: bytes, what: str, *, reading: bool = False
+    wire: Wire, where: str, steps: Sequence[Step], what: str, *, reading: bool = False
 ) -> tuple[list[Any], dict[int, str]]:
     """Send a transaction; return the entries that it met, or else what Consul says of each step that failed."""
     answer = await wire.ask(
         "PUT",
         "/v1/txn",
         {"consistent": ""},  # a transaction that only reads or checks is a read
-        body=body,
+        body=pack(steps),
         again=reading,
         expect=(200, 409),
         what=what,
@@ -99,7 +99,7 @@ async def transact(
         errors = {int(one["OpIndex"]): str(one["What"]) for one in said["Errors"]}
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable(where) from error
-    if not errors:
+    if not errors or not all(0 <= number < len(steps) for number in errors):
         raise unreadable(where)
     return [], errors
 
@@ -133,7 +133,7 @@ class Kv:
         wanted = list(found)
         while wanted:
             steps: list[Step] = [{"Verb": "get", "Key": name_of(key)} for key in wanted]
-            results, errors = await transact(self._wire, self._where, pack(steps), _READ, reading=True)
+            results, errors = await transact(self._wire, self._where, steps, _READ, reading=True)
             if errors:
                 # One that is absent fails the whole transaction: ask again for the others.
                 wanted = [key for number, key in enumerate(wanted) if number not in errors]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreError, StoreUnavailableError
 from roster.store.base import Hint
+from roster.store.consul.wire import Answer
 
 if TYPE_CHECKING:
     from roster.store.consul.engine import ConsulStore
@@ -137,17 +138,16 @@ class Service:
 
     Args:
         store: whose.
-        host: the agent, by number: it alone knows its services.
         ttl: of the check, seconds.
         hint: what to show; None: a name that says nothing.
     """
 
-    def __init__(self, store: ConsulStore, host: int, ttl: float, hint: Hint | None) -> None:
+    def __init__(self, store: ConsulStore, ttl: float, hint: Hint | None) -> None:
         self._store = store
-        self._host = host
         self._ttl = ttl
         self._hint = hint
         self.id = f"{SERVICE if hint else NAMELESS}-{uuid.uuid4().hex}"
+        self.host: int | None = None
 
     @property
     def check(self) -> str:
@@ -155,7 +155,10 @@ class Service:
         return f"service:{self.id}"
 
     async def register(self, hint: Hint | None = None) -> None:
-        """Tell the agent of it, its check passing; of a service that is there, change what is shown."""
+        """Tell the agent of it, its check passing; of a service that is there, change what is shown.
+
+        The agent that takes it first keeps it: no other knows it.
+        """
         self._hint = hint or self._hint
         document: dict[str, Any] = {
             "ID": self.id,
@@ -171,14 +174,14 @@ class Service:
             document["Tags"] = list(self._hint.words)
             meta = {"key": self._hint.key, "name": self._hint.name}
             document["Meta"] = {name: _cut(text) for name, text in meta.items()}
-        await self._ask("register", json.dumps(document).encode())
+        self.host = (await self._ask("register", json.dumps(document).encode())).host
 
     async def passes(self) -> bool:
         """Pass its check; return whether the agent knows it."""
         answer = await self._store.wire.ask(
             "PUT",
             f"/v1/agent/check/pass/{self.check}",
-            at=self._host,
+            at=self.host,
             again=True,
             expect=(200, 404, 500),
             what=_SERVICES,
@@ -194,12 +197,12 @@ class Service:
         """Have the agent forget it."""
         await self._ask(f"deregister/{self.id}", b"", (200, 404))
 
-    async def _ask(self, path: str, body: bytes, expect: tuple[int, ...] = (200,)) -> None:
-        await self._store.wire.ask(
+    async def _ask(self, path: str, body: bytes, expect: tuple[int, ...] = (200,)) -> Answer:
+        return await self._store.wire.ask(
             "PUT",
             f"/v1/agent/service/{path}",
             body=body,
-            at=self._host,
+            at=self.host,
             again=True,
             expect=expect,
             what=_SERVICES,
@@ -229,14 +232,13 @@ async def grant_session(store: ConsulStore, ttl: float, hint: Hint | None) -> Se
 
 async def grant_service(store: ConsulStore, ttl: float, hint: Hint | None) -> ServiceLease:
     """Make a lease that ends with its service's check."""
-    host = store.wire.current
-    service = Service(store, host, ttl, hint)
+    service = Service(store, ttl, hint)
     sent = boottime()
     await service.register()
     try:
         document = _session(max(MIN_SESSION, ttl / FACTOR), hint)
         document["ServiceChecks"] = [{"ID": service.check}]
-        session = await _create_session(store, document, host)
+        session = await _create_session(store, document, service.host)
         lease = ServiceLease(store, session, ttl, sent, service)
         await lease.keep_alive()
     except BaseException:

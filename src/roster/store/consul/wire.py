@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import threading
 from collections.abc import Mapping
@@ -138,11 +139,6 @@ class Wire:
             raise self._refusal(answer, what)
         raise failure or StoreUnavailableError(f"{self._url.display} names no host")
 
-    @property
-    def current(self) -> int:
-        """The host that is asked first, by number."""
-        return self._current
-
     def _turns(self) -> list[int]:
         count = len(self._url.hosts)
         return [(self._current + number) % count for number in range(count)]
@@ -264,8 +260,14 @@ async def _read(response: aiohttp.ClientResponse, where: str) -> bytes:
 
 def _reason(error: BaseException) -> str:
     inner = getattr(error, "os_error", None) or error
-    said = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
-    return safe(str(said))[:160]
+    number = getattr(inner, "errno", None)
+    if isinstance(inner, ssl.SSLError):
+        said = inner.reason or "handshake failed"
+    elif isinstance(number, int) and number > 0:
+        said = os.strerror(number)
+    else:
+        said = str(inner) or type(inner).__name__
+    return safe(said)[:160]
 
 
 def _context(url: StoreUrl) -> ssl.SSLContext | None:

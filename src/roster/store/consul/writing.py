@@ -6,13 +6,12 @@ import base64
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 from urllib.parse import quote
 
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreUnavailableError
 from roster.store.base import Check, Delete, Entry, Op, Put
-from roster.store.consul.kv import Kv, Step, name_of, pack, plain_part, transact
+from roster.store.consul.kv import Kv, Step, entry_of, name_of, pack, plain_part, transact, unreadable
 from roster.store.consul.wire import Wire, denied
 from roster.store.limits import conflict
 
@@ -50,8 +49,7 @@ class Writer:
         known = await self._kv.read(unsure)
         for _ in self._tries():
             steps = plan(checks, ops, known)
-            body = pack(steps)
-            if len(body) > MAX_BODY:
+            if len(pack(steps)) > MAX_BODY:
                 if (
                     len(ops) == 1
                     and isinstance(ops[0], Put)
@@ -62,7 +60,7 @@ class Writer:
                     f"{self._where}: Consul takes transactions of at most {MAX_BODY} bytes (values count four thirds); "
                     "write fewer keys, or smaller ones, at once"
                 )
-            indexes, errors = await self._send(body) if steps else ([], {})
+            indexes, errors = await self._send(steps) if steps else ([], {})
             if not errors:
                 return await self._revision(checks, ops, indexes)
             await self._judge(checks, steps, errors)
@@ -71,6 +69,8 @@ class Writer:
 
     async def _revision(self, checks: Sequence[Check], ops: Sequence[Op], indexes: Sequence[int]) -> int:
         if any(isinstance(op, Put) for op in ops):
+            if not indexes:
+                raise unreadable(self._where)
             return max(indexes)
         # A transaction that only deletes does not tell its index; what it deleted does.
         touched = [op.key for op in ops] or [check.key for check in checks]
@@ -89,7 +89,7 @@ class Writer:
                 return False
             # Not delete-cas: that succeeds as well where somebody else has deleted the key meanwhile.
             steps = plan((Check(key, found),), (Delete(key),), {})
-            _, errors = await self._send(pack(steps))
+            _, errors = await self._send(steps)
             if not errors:
                 return True
             await self._judge((), steps, errors)
@@ -105,9 +105,9 @@ class Writer:
             f"{self._where}: others changed the same keys all the time for {self._patience:g} s: try again later"
         )
 
-    async def _send(self, body: bytes) -> tuple[list[int], dict[int, str]]:
-        results, errors = await transact(self._wire, self._where, body, _WRITE)
-        return [index for one in results if isinstance(index := _field(one, "ModifyIndex"), int)], errors
+    async def _send(self, steps: Sequence[Step]) -> tuple[list[int], dict[int, str]]:
+        results, errors = await transact(self._wire, self._where, steps, _WRITE)
+        return [entry_of(one, self._where).mod_revision for one in results], errors
 
     async def _judge(self, checks: Sequence[Check], steps: Sequence[Step], errors: Mapping[int, str]) -> None:
         """Raise what a refused transaction means; return if another plan may do better."""
@@ -226,7 +226,3 @@ def _flags() -> int:
     # What Consul keeps beside each value for its users. It drops a write of what is there already as no change; with
     # other flags each write is one.
     return random.getrandbits(32)
-
-
-def _field(found: Any, name: str) -> Any:
-    return found.get(name) if isinstance(found, dict) else None
