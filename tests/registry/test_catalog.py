@@ -250,6 +250,65 @@ def test_a_node_that_loses_its_lease_and_is_then_removed_within_one_batch_is_rem
     assert world.states() == {"c": "ready"}
 
 
+def test_passports_that_go_with_their_leases_when_many_do_are_kept_as_unknown() -> None:
+    world = World()
+    for name in "abcd":
+        world.register(name)
+    changes = []
+    for name in "abcd":
+        # The passport's own lease first, or the node's.
+        keys = [status_key("default", name), node_key("default", name)]
+        for key in keys if name in "ab" else reversed(keys):
+            world.revision += 1
+            changes.append(world.delete(key))
+    assert sorted(world.tell(*changes)) == ["unknown a", "unknown b", "unknown c", "unknown d"]
+    assert world.register("a", "u2") == ["ready a"]
+    world.clock.pass_(10.1)
+    assert sorted(world.tick()) == ["removed b", "removed c", "removed d"]
+    assert world.states() == {"a": "ready"}
+
+
+def test_those_removed_first_count_when_many_go() -> None:
+    world = World()
+    for name in "abcd":
+        world.register(name)
+    told = []
+    for name in "abcd":
+        for key in (status_key("default", name), node_key("default", name)):
+            world.revision += 1
+            told.append(world.tell(world.delete(key)))
+    assert told[:4] == [["offline a"], ["removed a"], ["offline b"], ["removed b"]]
+    assert told[4:] == [["unknown c"], [], ["unknown d"], []]
+    assert world.states() == {"c": "unknown", "d": "unknown"}
+
+
+def test_a_passport_deleted_while_its_node_lives_is_shown_again_when_it_is_put_back() -> None:
+    world = World()
+    for name in "abcd":
+        world.register(name)
+    world.revision += 1
+    assert world.tell(*(world.delete(node_key("default", name)) for name in "abc")) == [
+        "unknown a",
+        "unknown b",
+        "unknown c",
+    ]
+    document = passport("a", "write")
+    document["metadata"] |= {"uid": "u1", "generation": 1}
+    assert world.write("a", document, "life 2") == ["ready a"]
+    assert world.report("b", active_tasks=1) == ["ready b"]  # it lives, whatever became of its passport
+
+
+def test_many_who_vanish_wholly_in_one_revision_are_suspected_unless_they_were_draining() -> None:
+    world = World()
+    for name in "abcd":
+        world.register(name)
+    world.report("d", state="draining")
+    world.revision += 1
+    keys = [make("default", name) for name in "abcd" for make in (node_key, status_key)]
+    told = world.tell(*(world.delete(key) for key in keys))
+    assert sorted(told) == ["removed d", "unknown a", "unknown b", "unknown c"]
+
+
 def test_an_orderly_departure_is_never_held_back() -> None:
     world = World()
     for number in range(6):

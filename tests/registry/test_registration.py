@@ -229,6 +229,29 @@ async def test_a_node_whose_lease_the_store_ended_registers_again_by_itself(open
     assert (await there.get("writer-001")).uid == registration.uid
 
 
+@each_engine
+async def test_a_store_that_shows_a_former_life_again_does_not_cost_the_node_its_name(
+    open_registry: Open,
+) -> None:
+    here, there = await open_registry(), await open_registry()
+    registration = await here.register(WRITER, ttl=1)
+    first = registration.uid
+    lives: list[str] = []
+    registration.on_registered = lives.append
+    backup = [await there.store.get(key) for key in (NODE, STATUS)]
+    registration.lose("for the test")
+    await eventually(lambda: lives, 5)
+    lease = await there.store.grant(60)
+    await there.store.transact([], [Put(entry.key, entry.value, lease.id) for entry in backup if entry])
+    assert (await status(there)).uid == first
+    await eventually(lambda: len(lives) == 2, 5)
+    assert registration.error is None
+    assert (await status(there)).uid == registration.uid == lives[-1] not in (first, lives[0])
+    await there.store.transact([], [Put(entry.key, entry.value, lease.id) for entry in backup if entry])
+    await registration.deregister()
+    assert await there.store.get(NODE) is await there.store.get(STATUS) is None
+
+
 async def test_what_was_said_before_the_loss_is_said_again(registry: Registry) -> None:
     registration = await registry.register(WRITER, ttl=1)
     await registration.set_state("draining")

@@ -102,23 +102,24 @@ class Catalog:
     def apply(self, changes: Iterable[Change], revision: int) -> list[NodeEvent]:
         """Take the changes of a watch, in order; return one event for each change of a node.
 
-        Changes of one revision count as one: a passport and its status arrive together. A node that
-        vanishes and is back within the batch never was away.
+        Changes of one revision count as one: a passport and its status arrive together, and leave together when
+        their owner takes them away. A node that vanishes and is back within the batch never was away.
         """
         events: list[NodeEvent] = []
         vanished: set[str] = set()
         touched: dict[str, None] = {}
+        gone: dict[str, None] = {}  # live nodes whose passports were deleted
         current = 0
         for change in changes:
             if change.revision != current:
-                self._settle(touched, events, vanished)
-                touched = {}
+                self._settle(touched, gone, events, vanished)
+                touched, gone = {}, {}
                 current = change.revision
                 self.revision = max(self.revision, current)
-            key = self._take(change, events)
+            key = self._take(change, gone, events)
             if key is not None:
                 touched[key] = None
-        self._settle(touched, events, vanished)
+        self._settle(touched, gone, events, vanished)
         self.revision = max(self.revision, revision)
         self._judge(vanished, events)
         return events
@@ -201,23 +202,31 @@ class Catalog:
         self._judge(vanished, events)
         yield events
 
-    def _take(self, change: Change, events: list[NodeEvent]) -> str | None:
+    def _take(self, change: Change, gone: dict[str, None], events: list[NodeEvent]) -> str | None:
         """Take one change in; return the key of the node that it concerns."""
         if change.key.startswith(NODES):
-            return self._take_passport(change, events)
+            return self._take_passport(change, gone, events)
         if change.key.startswith(STATUS):
             return self._take_status(change)
         return None  # something else of the same team; not ours to read
 
-    def _take_passport(self, change: Change, events: list[NodeEvent]) -> str | None:
+    def _take_passport(self, change: Change, gone: dict[str, None], events: list[NodeEvent]) -> str | None:
         identity = split(change.key, NODES)
         key = str(identity) if identity else ""
         node = self._nodes.get(key)
         if change.value is None:
             self.quarantined.pop(change.key, None)
-            if node is not None:
+            if (
+                node is not None
+                and node.facts.uid
+                and node.record is not None
+                and node.record.state != "offline"
+            ):
+                gone[key] = None
+            elif node is not None:
                 self._remove(key, events)
             return None
+        gone.pop(key, None)
         entry = Entry(change.key, change.value, change.create_revision, change.revision, change.lease)
         try:
             facts = read_facts(entry, self._sharing)
@@ -262,11 +271,35 @@ class Catalog:
 
     # -- deciding ----------------------------------------------------------------------------------
 
-    def _settle(self, touched: Iterable[str], events: list[NodeEvent], vanished: set[str]) -> None:
+    def _settle(
+        self,
+        touched: Mapping[str, None],
+        gone: Mapping[str, None],
+        events: list[NodeEvent],
+        vanished: set[str],
+    ) -> None:
+        """Decide about the nodes that one revision concerns."""
         for key in touched:
             node = self._nodes.get(key)
-            if node is not None:
+            if node is not None and key not in gone:
                 self._refresh(key, node, events, vanished)
+        # Nobody takes several nodes away in one revision. (Where nobody knows the revision of a deletion, they share one.)
+        many = self._many(len(gone), self._live)
+        for key in gone:
+            node = self._nodes[key]
+            assert node.record is not None  # noqa: S101  # only nodes that were shown are in `gone`
+            together = key in touched and node.status is None and not many
+            if together or (node.status is None and node.record.state == "draining"):
+                self._remove(key, events)
+                self._vanished.pop(key, None)
+            else:
+                # Not its owner's doing: the passport's own lease has ended, too.
+                node.ghost = True
+                vanished.add(key)
+
+    @staticmethod
+    def _many(count: int, known: int) -> bool:
+        return count > MASS_COUNT and count > MASS_SHARE * known
 
     def _refresh(self, key: str, node: _Node, events: list[NodeEvent], vanished: set[str]) -> None:
         """Work the record out anew. One that was live and has lost its lease is only noted: see `_judge`."""
@@ -353,7 +386,7 @@ class Catalog:
         # The nodes that have vanished still count as live here: their records are not made yet, except the
         # earlier ones.
         known = self._live + sum(1 for key in self._vanished if key not in vanished)
-        if len(self._vanished) > MASS_COUNT and len(self._vanished) > MASS_SHARE * known:
+        if self._many(len(self._vanished), known):
             graced = set(self._vanished)
         if not self._thaw_grace:
             graced = set()
@@ -364,7 +397,7 @@ class Catalog:
                 len(graced),
                 known,
             )
-        for key in vanished | graced:
+        for key in sorted(vanished | graced):
             node = self._nodes.get(key)
             if node is None:
                 continue
@@ -465,7 +498,6 @@ class Catalog:
     def _remove(self, key: str, events: list[NodeEvent]) -> None:
         node = self._nodes.pop(key)
         self._due.pop(key, None)
-        self._vanished.pop(key, None)
         if node.status is not None:
             self._orphans[key] = (node.status, node.status_revision)
         record = node.record

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -74,7 +75,7 @@ class Claim:
         documents: Documents,
         takeover: bool = False,
         wait: float | None = None,
-        own: set[str] | None = None,
+        own: deque[str] | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._store = store
@@ -84,7 +85,7 @@ class Claim:
         self._documents = documents
         self._takeover = takeover
         self._wait = wait
-        self._own = set() if own is None else own
+        self._own = deque() if own is None else own
         self._on_wait = on_wait
         self._status_key = status_key(*identity)
         self._node_key = node_key(*identity)
@@ -168,7 +169,7 @@ class Claim:
     async def _write(self, status: Entry | None, passport: Entry | None, known: Facts | None) -> Claimed:
         uid = str(uuid.uuid4())
         # Before the writing: a store that falls silent now may have it, and the next try must know it again.
-        self._own.add(uid)
+        self._own.append(uid)
         new_status, new_passport = self._documents(uid, known)
         revision = await self._store.transact(
             [

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ logger = logging.getLogger("roster.registry")
 T = TypeVar("T")
 
 DEREGISTER_TIMEOUT = 10.0
+_LIVES = 256
 
 
 class Registration:
@@ -77,8 +79,17 @@ class Registration:
         self._identity = NodeKey(content.namespace, content.name)
         self._draft = Draft(content, state=state, ttl=ttl)
         self._leases = Leases(store, content.name, retention=retention, now=now, rng=rng)
+        # The uids of its lives, the newest last: a store that was restored from a backup shows one of them again.
+        self._own: deque[str] = deque(maxlen=_LIVES)
         self._writer = Writer(
-            store, self._identity, self._draft, self._leases, refresh=passport_refresh, now=now, rng=rng
+            store,
+            self._identity,
+            self._draft,
+            self._leases,
+            own=self._own,
+            refresh=passport_refresh,
+            now=now,
+            rng=rng,
         )
         self._now = now
         self._rng = rng
@@ -88,7 +99,6 @@ class Registration:
         self._lock = asyncio.Lock()
         self._ended = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._own: set[str] = set()
         self._lost: str | None = None
         self._away = False  # the store was silent when it was last asked
         self._error: NameConflictError | None = None
@@ -357,7 +367,6 @@ class Registration:
             keeping.cancel()
             await asyncio.wait([keeping])
         self._writer.adopt(claimed)
-        self._own = {claimed.uid}
         self._draft.ttl = lease.ttl
         self._lost = None
         self._next_beat = self._beat_after(lease.ttl)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from roster.errors import (
     ConflictError,
@@ -37,6 +37,9 @@ _NEVER = float("-inf")
 class Writer:
     """What is to be written of a draft, when, and under which revisions.
 
+    Args:
+        own: the uids of this registration's lives.
+
     Attributes:
         uid: the incarnation whose keys these are.
         stored: the passport as last written.
@@ -53,6 +56,7 @@ class Writer:
         draft: Draft,
         leases: Leases,
         *,
+        own: Collection[str],
         refresh: float,
         now: Callable[[], float],
         rng: Callable[[], float],
@@ -66,6 +70,7 @@ class Writer:
         self._node_key = node_key(*identity)
         self._draft = draft
         self._leases = leases
+        self._own = own
         self._refresh = refresh
         self._now = now
         self._rng = rng
@@ -110,7 +115,7 @@ class Writer:
         """Compare the status in the store with ours.
 
         Raises:
-            LeaseLostError: it is gone.
+            LeaseLostError: it is gone, or one of a former life of ours.
             NameConflictError: it is somebody else's.
         """
         entry = await self._store.get(self._status_key)
@@ -123,6 +128,8 @@ class Writer:
             said: NodeStatus | None = NodeStatus.decode(entry.value, entry.key)
         except DocumentError:
             said = None
+        if said is not None and said.uid != self.uid and said.uid in self._own:
+            raise LeaseLostError(f"the store shows {self._identity} in a former life: it was restored")
         if (said is not None and said.uid != self.uid) or (
             said is None and entry.lease != self._leases.own.id
         ):
@@ -222,11 +229,13 @@ class Writer:
                     self._compare(status)
             except NameConflictError:
                 return  # the name is somebody else's by now
+            except LeaseLostError:
+                pass  # a former life of ours leaves, too
             passport = await self._store.get(self._node_key)
             facts = _facts(passport) if passport is not None else None
             checks = [Check(self._status_key, status.mod_revision if status is not None else 0)]
             ops: list[Op] = [Delete(self._status_key)] if status is not None else []
-            if passport is not None and facts is not None and facts.uid == self.uid:
+            if passport is not None and facts is not None and facts.uid in self._own:
                 checks.append(Check(self._node_key, passport.mod_revision))
                 ops.append(Delete(self._node_key))
             try:
