@@ -165,9 +165,9 @@ class Wire:
                 found = int(index) if index.isascii() and index.isdigit() and len(index) < 20 else 0
                 return Answer(response.status, await _read(response, where), found or None, host)
         except aiohttp.ClientConnectorCertificateError as error:
-            said = getattr(error.certificate_error, "verify_message", "") or "not valid for this name"
+            fault = getattr(error.certificate_error, "verify_message", "") or "not valid for this name"
             raise _FailedError(
-                f"the certificate of {where} is not trusted ({safe(str(said))}): name its authority by ?ca=FILE",
+                f"the certificate of {where} is not trusted ({safe(str(fault))}): name its authority by ?ca=FILE",
                 sent=False,
             ) from error
         except aiohttp.ClientConnectorSSLError as error:
@@ -189,7 +189,13 @@ class Wire:
                 f"{where} did not answer within {max(seconds, 0.0):.0f} s", sent=True
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _FailedError(f"{where} broke the connection off ({_reason(error)})", sent=True) from error
+            said = _reason(error)
+            hint = (
+                ": it takes only clients with a certificate: ?cert=FILE&key=FILE"
+                if "CERTIFICATE" in said
+                else ""
+            )
+            raise _FailedError(f"{where} broke the connection off ({said}){hint}", sent=True) from error
 
     def _connecting(self) -> float:
         return self._url.timeout / len(self._url.hosts)
@@ -260,14 +266,11 @@ async def _read(response: aiohttp.ClientResponse, where: str) -> bytes:
 
 def _reason(error: BaseException) -> str:
     inner = getattr(error, "os_error", None) or error
-    number = getattr(inner, "errno", None)
-    if isinstance(inner, ssl.SSLError):
-        said = inner.reason or "handshake failed"
-    elif isinstance(number, int) and number > 0:
+    said, number = getattr(inner, "strerror", None), getattr(inner, "errno", None)
+    # aiohttp and asyncio put words of their own into some; those of OpenSSL are the better ones.
+    if isinstance(number, int) and number > 0 and "SSL" not in str(said):
         said = os.strerror(number)
-    else:
-        said = str(inner) or type(inner).__name__
-    return safe(said)[:160]
+    return safe(str(said or inner or type(inner).__name__))[:160]
 
 
 def _context(url: StoreUrl) -> ssl.SSLContext | None:
