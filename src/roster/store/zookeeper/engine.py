@@ -13,6 +13,7 @@ from roster.store import limits
 from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.url import StoreUrl
 from roster.store.zookeeper import link as links
+from roster.store.zookeeper.identity import first_znode, name_of
 from roster.store.zookeeper.lease import LastingLease, SessionLease
 from roster.store.zookeeper.link import Link
 from roster.store.zookeeper.listing import Memory, entry_of, walk
@@ -75,13 +76,10 @@ class ZookeeperStore:
 
     async def info(self) -> StoreInfo:
         link = self._joined()
-        _, top = await link.ask([sync(), exists(self._url.prefix)])
-        stat = top.stat()
-        # ZooKeeper has no name of its own. The first znode of a registry is made once, and once more after a wipe.
-        cluster = f"{stat.czxid:x}-{stat.ctime:x}" if stat is not None else "empty"
+        _, first = await link.ask([sync(), exists(first_znode(self._url))])
         session = link.session()
         details = (("server", session.server), ("session", f"{session.ttl:g} s"))
-        return StoreInfo("zookeeper", cluster, top.zxid, 0, details)
+        return StoreInfo("zookeeper", name_of(self._url, first.stat()), first.zxid, 0, details)
 
     async def get(self, key: str) -> Entry | None:
         limits.check_key(key)

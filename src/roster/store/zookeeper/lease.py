@@ -75,7 +75,7 @@ class SessionLease:
             raise self.gone()
         sent = boottime()
         try:
-            await self.session.ask([exists("/")])
+            await self.session.insist([exists("/")])
         except SessionEndedError:
             raise self.gone() from None
         self._deadline = sent + self._ttl
@@ -160,11 +160,9 @@ class LastingLease:
         pass  # ZooKeeper shows nobody a hint
 
     async def revoke(self) -> None:
-        if self.ended:
-            return
         self.ended = True
         await self._forget(dict(self._written))
-        self._written.clear()
+        self._written.clear()  # not before: what failed is tried again by the next one
 
     async def leave(self) -> None:
         """Let it be."""

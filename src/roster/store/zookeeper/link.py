@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from roster.errors import ConfigError, StoreUnavailableError
 from roster.store.url import StoreUrl, Tls
 from roster.store.zookeeper.packets import Reply, Request
-from roster.store.zookeeper.session import LostError, Session
+from roster.store.zookeeper.session import Session, SessionEndedError
 from roster.store.zookeeper.wire import Settings
 
 # Seconds, where the server grants them: kazoo notices a dead connection within two thirds. No key is bound to this session.
 _SESSION_TIMEOUT = 10.0
-_TRIES = 5
 # Seconds that a client who leaves waits for the server to hear of it.
 _GOODBYE = 1.0
 
@@ -83,12 +82,10 @@ class Link:
             StoreUnavailableError: no answer in time.
             StoreDeniedError: an ACL is against it.
         """
-        for _ in range(_TRIES - 1):
-            try:
-                return await self.session().ask(requests)
-            except LostError:
-                pass  # its next connection, or the next session, may be a moment away
-        return await self.session().ask(requests)
+        try:
+            return await self.session().insist(requests)
+        except SessionEndedError:
+            return await self.session().insist(requests)
 
     async def close(self) -> None:
         """End the session."""

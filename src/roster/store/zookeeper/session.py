@@ -84,6 +84,7 @@ class Session:
 
     def connected(self, session: int, timeout: float) -> None:
         self.id, self.ttl = session, timeout
+        self.zxid = 0  # the data may be others now
         self._connected.set()
 
     def suspended(self) -> None:
@@ -129,6 +130,18 @@ class Session:
             if error is not None and not isinstance(error, Expected):
                 raise self._fault_of(request.what, error)
         return replies
+
+    async def insist(self, requests: Sequence[Request]) -> list[Reply]:
+        """As `ask`, and ask again while the connection is lost under it: for what only reads."""
+        until = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            try:
+                return await self.ask(requests)
+            except SessionEndedError:
+                raise
+            except LostError:
+                if asyncio.get_running_loop().time() > until:
+                    raise
 
     async def _ask(self, requests: Sequence[Request]) -> list[Reply]:
         before: int | None = None
@@ -223,6 +236,7 @@ class Session:
         watchers.discard(watcher)
         if not watchers:
             del self._watchers[directory]
+            # Else it tells us on, and nobody listens.
             if self._connected.is_set() and not self.ended and self._asked < WINDOW:
                 self._submit(remove_watch(directory))
 

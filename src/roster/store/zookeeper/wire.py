@@ -290,6 +290,9 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
     def _connect(self, host: str, hostip: str, port: int) -> Any:
         self.handler.fault = ""
+        # A server that was wiped or restored refuses for ever whoever says that it has seen more. Nothing here needs that
+        # guard against servers that lag behind: whatever is read anew begins with a `sync`.
+        self.client.last_zxid = 0
         try:
             read_timeout, connect_timeout = super()._connect(host, hostip, port)
         except KazooTimeoutError:
@@ -331,7 +334,10 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
-    """kazoo's log without its secrets: at DEBUG it writes down passwords and documents, below that session keys."""
+    """kazoo's log without its secrets: at DEBUG it writes down passwords and documents, below that session keys.
+
+    Nor does it warn at each try to connect: whoever asks while there is no connection is told so by an error.
+    """
 
     def __init__(self, target: logging.Logger) -> None:
         super().__init__(target, {})
@@ -339,4 +345,4 @@ class _Log(logging.LoggerAdapter[logging.Logger]):
 
     def log(self, level: int, msg: object, *args: object, **named: Any) -> None:
         if level > logging.DEBUG and not self.off:
-            super().log(level, msg, *args, **named)
+            super().log(logging.INFO if level == logging.WARNING else level, msg, *args, **named)
