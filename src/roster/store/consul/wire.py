@@ -206,6 +206,8 @@ class Wire:
             return denied(where, answer.text, what)
         if answer.status == 413:
             return LimitError(f"{where}: too large for Consul: {answer.text}")
+        if "HTTPS server" in answer.text:
+            return StoreUnavailableError(f"{where}: that port serves HTTPS: write consuls://")
         return StoreUnavailableError(
             f"{where}: Consul answered {answer.status}: {answer.text or 'nothing more'}"
         )
