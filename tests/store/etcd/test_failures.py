@@ -33,7 +33,7 @@ Start = Callable[..., Etcd]
             1,
             "refused",
         ),
-        ("UNAVAILABLE", "failed to connect to all addresses; ... Socket closed", 1, 1, "write etcds://"),
+        ("UNAVAILABLE", "failed to connect to all addresses; ... Socket closed", 1, 1, "does it speak TLS"),
         ("UNAVAILABLE", "Socket closed", 1, 0, "broke off"),
         ("UNAVAILABLE", "recvmsg:Connection reset by peer", 1, 0, "broke off"),
         ("UNAVAILABLE", "errors resolving x:1: Domain name not found", 1, 1, "not known"),

@@ -77,7 +77,7 @@ async def test_what_does_not_match_is_said(
     ca = quote(str(others.ca))
     assert "not one that we trust" in await _error(f"etcds://{server.address}/?ca={ca}")
     assert "not one that we trust" in await _error(f"etcds://{server.address}")
-    assert "write etcds://" in await _error(f"etcd://{server.address}")
+    assert "does it speak TLS" in await _error(f"etcd://{server.address}")
 
 
 async def test_a_name_that_is_not_in_the_certificate_is_said(
@@ -103,26 +103,34 @@ async def test_a_client_without_the_right_certificate_is_told_so(
 
 async def test_tls_against_a_plain_server_is_said(start_etcd: Start, certificates: Certificates) -> None:
     server = await asyncio.to_thread(start_etcd, fsync=False)
-    assert "write etcd://" in await _error(f"etcds://{server.address}/?ca={quote(str(certificates.ca))}")
+    assert "does it speak TLS" in await _error(f"etcds://{server.address}/?ca={quote(str(certificates.ca))}")
 
 
-async def test_a_file_that_is_no_certificate_is_said(
-    start_etcd: Start, certificates: Certificates, tmp_path: Path
+async def test_files_that_cannot_be_used_are_said(
+    certificates: Certificates, others: Certificates, tmp_path: Path
 ) -> None:
-    server = await asyncio.to_thread(start_etcd, fsync=False, tls=certificates)
-    file = tmp_path / "ca.pem"
-    file.write_text("nonsense")
-    assert "PEM" in await _error(f"etcds://{server.address}/?ca={quote(str(file))}")
-
-
-async def test_a_key_that_cannot_be_read_is_said(certificates: Certificates, tmp_path: Path) -> None:
-    ca = tmp_path / "ca.pem"
-    ca.write_text("nonsense")
-    store = open_store(f"etcds://127.0.0.1:1/?ca={quote(str(ca))}")
-    ca.unlink()
-    with pytest.raises(StoreDeniedError, match="cannot be read: No such file or directory"):
-        await store.get("/a")
-    await store.close()
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    gone = tmp_path / "gone.pem"
+    gone.write_text("")
+    ca, cert, key = certificates.ca, certificates.client.cert, certificates.client.key
+    queries = [
+        {"ca": nonsense},
+        {"ca": gone},
+        {"ca": ca, "cert": nonsense, "key": key},
+        {"ca": ca, "cert": cert, "key": nonsense},
+        {"ca": ca, "cert": cert, "key": others.client.key},
+    ]
+    for files in queries:
+        query = "&".join(f"{name}={quote(str(path))}" for name, path in files.items())
+        store = open_store(f"etcds://127.0.0.1:1/?{query}")
+        if gone in files.values():
+            gone.unlink()
+        with pytest.raises(StoreDeniedError, match=r"the TLS files of etcds:.* cannot be used") as caught:
+            await store.get("/a")
+        assert all(str(path) in str(caught.value) for path in files.values())
+        assert "\n" not in str(caught.value)
+        await store.close()
 
 
 @pytest.mark.parametrize(

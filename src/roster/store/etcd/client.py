@@ -43,12 +43,7 @@ class Client:
         self.users = 0
         self.closed = False
         self.keep_alives = KeepAlives(self)
-        try:
-            secure = None if url.tls is None else credentials(url.tls)
-        except OSError as error:
-            raise StoreDeniedError(
-                f"a TLS file of {url.display} cannot be read: {error.strerror}: {error.filename}"
-            ) from error
+        secure = _secure(url)
         self._endpoints = [Endpoint(host, port, secure, self.timeout) for host, port in url.hosts]
         # Clients spread over the members.
         self._next = random.randrange(len(self._endpoints))  # noqa: S311 - no secret
@@ -259,6 +254,18 @@ class Client:
         await self.keep_alives.close()
         for endpoint in self._endpoints:
             await endpoint.close()
+
+
+def _secure(url: StoreUrl) -> Any | None:
+    if url.tls is None:
+        return None
+    try:
+        return credentials(url.tls)
+    except OSError as error:
+        files = ", ".join(str(file) for file in (url.tls.ca, url.tls.cert, url.tls.key) if file)
+        raise StoreDeniedError(
+            f"the TLS files of {url.display} cannot be used ({error.strerror or error}): {files}"
+        ) from error
 
 
 # -- sharing ---------------------------------------------------------------------------------------

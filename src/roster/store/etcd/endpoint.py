@@ -28,11 +28,17 @@ def credentials(tls: Tls) -> Any:
     """Read the files of a connection with TLS.
 
     Raises:
-        OSError: one of them cannot be read.
+        OSError: one of them cannot be read, or is not what it should be, or certificate and key are not a pair.
     """
-    roots = tls.ca.read_bytes() if tls.ca else _system_roots()
+    # gRPC would tell of files that are wrong as if the server were out of reach.
+    judge = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    roots = _system_roots()
+    if tls.ca is not None:
+        judge.load_verify_locations(tls.ca)
+        roots = tls.ca.read_bytes()
     if tls.cert is None or tls.key is None:
         return grpc.ssl_channel_credentials(roots)
+    judge.load_cert_chain(tls.cert, tls.key, password="")  # else it would ask the terminal for one
     return grpc.ssl_channel_credentials(roots, tls.key.read_bytes(), tls.cert.read_bytes())
 
 

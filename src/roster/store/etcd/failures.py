@@ -32,6 +32,7 @@ _BAD_TOKEN = ("invalid auth token", "revision of auth store is old", "user name 
 _IN_WORDS = re.compile(r"code = (\w+) desc = (.*)", re.DOTALL)
 _CODES = {"Unauthenticated": "UNAUTHENTICATED", "PermissionDenied": "PERMISSION_DENIED"}
 # What gRPC says of a connection that could not be made.
+_ANOTHER_NAME = "its certificate was made out to another name: write that name in the URL"
 _REASONS = (
     ("Connection refused", "connection refused"),
     ("Domain name not found", "this host name is not known"),
@@ -41,17 +42,9 @@ _REASONS = (
         "CERTIFICATE_VERIFY_FAILED",
         "its certificate is not one that we trust: name its authority with ?ca=FILE",
     ),
-    (
-        "Hostname Verification Check failed",
-        "its certificate was made out to another name: write that name in the URL",
-    ),
-    (
-        "No match found for server name",
-        "its certificate was made out to another name: write that name in the URL",
-    ),
-    ("Failed to create security handshaker", "?ca=, ?cert= or ?key= is not the PEM file that it should be"),
+    ("Hostname Verification Check failed", _ANOTHER_NAME),
+    ("is not in peer certificate", _ANOTHER_NAME),
     ("TSI_DATA_CORRUPTED", "it does not accept our certificate: name one with ?cert=FILE&key=FILE"),
-    ("Handshake read failed", "it does not speak TLS: write etcd:// instead of etcds://"),
     ("Expected SETTINGS frame", "what answers there is not etcd"),
     ("before receiving SETTINGS", "it takes connections and says nothing"),
     ("Received http2 header with status", "what answers there is not etcd"),
@@ -118,7 +111,7 @@ class Failure:
                 return reason
         if any(words in self.text for words in _BROKEN):
             if "failed to connect" in self.text:
-                return "it closed the connection; if it speaks TLS, write etcds:// instead of etcd://"
+                return "it closed the connection: does it speak TLS (etcds://) or not (etcd://)?"
             return "the connection broke off"
         if self.code == "DEADLINE_EXCEEDED":
             return "no answer in time"

@@ -128,13 +128,19 @@ def _expect(words: Iterator[str], wanted: str) -> None:
         raise ValueError(f"expected {wanted!r}, not {found!r}")
 
 
+_FILE = _describe(PROTO)
 _POOL = DescriptorPool()
-_POOL.AddSerializedFile(_describe(PROTO).SerializeToString())
+_POOL.AddSerializedFile(_FILE.SerializeToString())
+# All of them are held here: protobuf 4.22 crashes when it meets a nested message whose class nobody holds.
+_CLASSES = {
+    message.name: message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{message.name}"))
+    for message in _FILE.message_type
+}
 
 
 def _message(name: str) -> Any:
     # The classes are made at run time: there is nothing that a type checker could know of their fields.
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+    return _CLASSES[name]
 
 
 Compare = _message("Compare")
