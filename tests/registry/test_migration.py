@@ -17,7 +17,7 @@ from tests.engines import shared_url, store_params
 from tests.registry.fakes import FaultyStore
 
 from roster._clock import boottime
-from roster.errors import ConfigError, LimitError, NameConflictError, StoreError
+from roster.errors import ConfigError, LimitError, NameConflictError, StoreError, StoreUnavailableError
 from roster.registry import Registry
 from roster.registry.keys import ROOT, node_key, status_key
 from roster.registry.migration import Hooks, Migration, Summary, need_two
@@ -571,3 +571,60 @@ async def test_a_mirrored_status_is_marked_and_still_a_status(source: Registry) 
     assert status.mirrored_from == ""
     taken = await source.register(passport("n-1"), wait=0)
     assert taken.uid != status.uid
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("engine", store_params("etcd", "consul", "zookeeper"))
+async def test_a_server_that_is_killed_and_started_again_is_followed_on(
+    request: pytest.FixtureRequest, engine: str, side: str
+) -> None:
+    server = request.getfixturevalue(f"start_{engine}")()
+    other = f"memory://{uuid.uuid4().hex}"
+    urls = (server.url, other) if side == "source" else (other, server.url)
+    async with open_store(urls[0]) as source, open_store(urls[1]) as target:
+        await source.put("/ai-team/else", b"before")
+        async with following(urls) as working:
+            server.kill()
+            await asyncio.to_thread(server.restart)
+            await _write(source, b"after", working)
+            await _read(target, b"after", working)
+
+
+async def _write(store: Store, value: bytes, working: asyncio.Task[Summary]) -> None:
+    """Write, as soon as the server takes it again."""
+    async with asyncio.timeout(60):
+        while not working.done():
+            with contextlib.suppress(StoreUnavailableError):
+                await store.put("/ai-team/else", value)
+                return
+            await asyncio.sleep(0.05)
+    working.result()
+
+
+async def _read(store: Store, value: bytes, working: asyncio.Task[Summary]) -> None:
+    """Return when the value has arrived."""
+    async with asyncio.timeout(60):
+        while not working.done():
+            with contextlib.suppress(StoreUnavailableError):
+                entry = await store.get("/ai-team/else")
+                if entry is not None and entry.value == value:
+                    return
+            await asyncio.sleep(0.05)
+    working.result()
+
+
+@pytest.mark.parametrize("engine", store_params("etcd", "consul", "zookeeper"))
+async def test_a_server_that_was_wiped_takes_nothing_away(
+    request: pytest.FixtureRequest, engine: str
+) -> None:
+    server = request.getfixturevalue(f"start_{engine}")()
+    other = f"memory://{uuid.uuid4().hex}"
+    async with open_store(server.url) as source, open_store(other) as target:
+        for number in range(20):
+            await source.put(f"/ai-team/else/{number}", b"before")
+        async with following((server.url, other)) as working:
+            await asyncio.to_thread(server.wipe)
+            with pytest.raises(StoreError, match="wiped or restored"):
+                async with asyncio.timeout(60):
+                    await working
+        assert len(await contents(target)) == 20
