@@ -204,6 +204,7 @@ async def test_whatever_is_wrong_is_one_clear_line_in_time(closed: int, silent: 
         "closed": f"consul://{TOKEN}@127.0.0.1:{closed}",
         "silent": f"consul://{TOKEN}@127.0.0.1:{silent}",
         "unknown": f"consul://{TOKEN}@no-such-host.invalid:8500",
+        "impossible": f"consul://{TOKEN}@..:8500",
         "several": f"consul://{TOKEN}@127.0.0.1:{closed},127.0.0.1:{closed}",
         "no TLS": f"consuls://{TOKEN}@127.0.0.1:{silent}",
     }.items():
@@ -225,6 +226,7 @@ async def test_whatever_is_wrong_is_one_clear_line_in_time(closed: int, silent: 
     assert "refused" in said["closed"].lower()
     assert "did not answer within 1 s" in said["silent"]
     assert "no-such-host.invalid is unknown" in said["unknown"]
+    assert "unknown" in said["impossible"]
     assert all("\n" not in text and TOKEN not in text and len(text) < 300 for text in said.values()), said
 
 

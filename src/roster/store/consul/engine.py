@@ -11,11 +11,11 @@ from roster.errors import ConfigError, RevisionCompactedError, StoreDeniedError,
 from roster.store import limits
 from roster.store.base import Batch, Check, Entry, Grade, Hint, Op, Page, Put, StoreInfo
 from roster.store.consul import wire as wires
-from roster.store.consul.kv import Kv, unreadable
+from roster.store.consul.kv import Kv
 from roster.store.consul.lease import SessionLease, grant_service, grant_session
 from roster.store.consul.listings import Listings, Versions
 from roster.store.consul.watch import Watch
-from roster.store.consul.wire import Wire
+from roster.store.consul.wire import Wire, unreadable
 from roster.store.consul.writing import Writer
 from roster.store.url import StoreUrl
 

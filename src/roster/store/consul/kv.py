@@ -16,7 +16,7 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.errors import LimitError, StoreUnavailableError
 from roster.store.base import Entry
-from roster.store.consul.wire import Answer, Wire, denied
+from roster.store.consul.wire import Answer, Wire, denied, unreadable
 
 # What Consul's router takes in a path as it is; it refuses what cannot be printed, and cleans "//", "/./" and "/../" away.
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
@@ -270,8 +270,3 @@ def entry_of(found: Any, where: str) -> Entry:
                 "/" + key, raw, created, changed, session if isinstance(session, str) and session else None
             )
     raise unreadable(where)
-
-
-def unreadable(where: str) -> StoreUnavailableError:
-    """Return the error for an answer that Consul would not give."""
-    return StoreUnavailableError(f"{where}: the answer cannot be read: is it Consul's HTTP API?")

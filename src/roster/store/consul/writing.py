@@ -11,8 +11,8 @@ from urllib.parse import quote
 from roster._clock import boottime
 from roster.errors import LeaseLostError, LimitError, StoreUnavailableError
 from roster.store.base import Check, Delete, Entry, Op, Put
-from roster.store.consul.kv import Kv, Step, entry_of, name_of, pack, plain_part, transact, unreadable
-from roster.store.consul.wire import Wire, denied
+from roster.store.consul.kv import Kv, Step, entry_of, name_of, pack, plain_part, transact
+from roster.store.consul.wire import Wire, denied, unreadable
 from roster.store.limits import conflict
 
 # https://developer.hashicorp.com/consul/api-docs/txn; conditions and the halves of a move count as well.
