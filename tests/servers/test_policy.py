@@ -204,7 +204,7 @@ def test_containers_serve_tests_that_share_and_not_those_that_kill(run: Run, cal
 
 def test_the_compose_file_pins_its_images_listens_on_loopback_and_says_when_each_is_healthy() -> None:
     services = yaml.safe_load(FILE.read_text())["services"]
-    ports = {"etcd": 2379, "consul": 8500, "zookeeper": 2181}
+    ports = {"etcd": 2379, "consul": 8500, "zookeeper": 2181, "rabbitmq": 5672}
     assert set(services) == set(ports)
     for name, service in services.items():
         assert service["profiles"] == [name]
