@@ -99,9 +99,9 @@ class Image:
         before, self._units = self._units, {}
         for entry in entries:
             self.put(entry)
-        for unit in before.values():
-            for entry in (unit.document, unit.status):
-                if entry is not None and entry.mod_revision > revision:
+        for seen in before.values():
+            for entry in filter(None, (seen.document, seen.status)):
+                if entry.mod_revision > revision:
                     self.put(entry)
         return {
             unit for unit in before.keys() | self._units.keys() if before.get(unit) != self._units.get(unit)
