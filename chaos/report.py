@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+STORES = ("etcd", "consul", "zookeeper")
+
 
 @dataclass(slots=True)
 class Report:
@@ -26,5 +28,37 @@ class Report:
         """Note a promise and whether it was kept."""
         self.promises.append((text, kept))
 
+    def include(self, about: str, other: Report) -> None:
+        """Take over another report, each line of it marked with what it is about."""
+        self.facts += [(f"{about}: {what}", value) for what, value in other.facts]
+        self.promises += [(f"{about}: {text}", kept) for text, kept in other.promises]
 
-Scenario = Callable[[str | None, str | None], Awaitable[Report]]
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks of a scenario.
+
+    Attributes:
+        registry: URL of a registry to use; None: a SQLite file of its own.
+        bus: URL of a bus to use; None: a local bus of its own.
+        stores: which servers to try, of `STORES`.
+    """
+
+    registry: str | None = None
+    bus: str | None = None
+    stores: tuple[str, ...] = STORES
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A fault run.
+
+    Attributes:
+        what: one line.
+        run: does it.
+        within: seconds that it may take at most.
+    """
+
+    what: str
+    run: Callable[[Options], Awaitable[Report]]
+    within: float
