@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
 
 import pytest
 
-from roster.store import open_store
 from roster.store.etcd import messages
 
 QUIET = """
@@ -88,28 +86,3 @@ def test_fields_have_their_numbers_on_the_wire() -> None:
 def test_a_description_that_cannot_be_read_is_refused(wrong: str) -> None:
     with pytest.raises((ValueError, StopIteration)):
         messages._describe(wrong)
-
-
-async def test_a_server_whose_answers_cannot_be_read_is_out_of_reach() -> None:
-    import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no types
-
-    from roster.errors import StoreUnavailableError
-
-    async def garbage(request: bytes, context: object) -> bytes:
-        return b"\xff\xff\xff\xff"
-
-    class Everything(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio ships no types
-        def service(self, details: object) -> object:
-            return grpc.unary_unary_rpc_method_handler(garbage)
-
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((Everything(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with open_store(f"etcd://127.0.0.1:{port}/?timeout=1") as store:
-            with pytest.raises(StoreUnavailableError, match="cannot be read"):
-                async with asyncio.timeout(5):
-                    await store.get("/a")
-    finally:
-        await server.stop(None)

@@ -197,3 +197,17 @@ async def test_a_key_that_is_no_text_hides_no_other(start_etcd: Start) -> None:
 )
 def test_only_servers_that_answer_in_order_move_a_bookmark(version: str, trusted: bool) -> None:
     assert tells_progress(version) is trusted
+
+
+async def test_a_listing_larger_than_a_message_comes_in_bounded_answers(start_etcd: Start) -> None:
+    server = await asyncio.to_thread(start_etcd, fsync=False)
+    async with open_store(server.url) as store:
+        for number in range(40):
+            await store.put(f"/big/{number:02}", b"%d" % number + bytes(500_000))
+        for limit in (0, 7, 40, 100):
+            page = await store.list("/big/", limit=limit)
+            entries = list(page.entries)
+            while page.next is not None:
+                page = await store.list("/big/", limit=limit, after=page.next, revision=page.revision)
+                entries += page.entries
+            assert [int(entry.value.rstrip(b"\0")) for entry in entries] == list(range(40))

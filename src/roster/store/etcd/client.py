@@ -130,11 +130,11 @@ class Client:
 
     # -- members -----------------------------------------------------------------------------------
 
-    async def connect(self, until: float | None = None) -> Endpoint:
+    async def connect(self, until: float) -> Endpoint:
         """Return a member that answers and knows a leader, with a token in hand if there is a user.
 
         Args:
-            until: give up at this time of the loop's clock; None: after the timeout.
+            until: give up at this time of the loop's clock.
 
         Raises:
             StoreUnavailableError: there is none.
@@ -144,7 +144,6 @@ class Client:
             return self._current
         if self.closed:
             raise StoreUnavailableError(f"this client of {self.url.display} is closed: open another")
-        until = self._loop.time() + self.timeout if until is None else until
         try:
             async with asyncio.timeout_at(until), self._connecting:
                 return await self._search(until)

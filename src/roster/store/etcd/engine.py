@@ -14,6 +14,7 @@ from roster.errors import RevisionCompactedError, StoreUnavailableError
 from roster.store import limits
 from roster.store.base import Batch, Check, Delete, Entry, Grade, Hint, Op, Page, Put, StoreInfo, Term
 from roster.store.etcd.client import Client, acquire, release
+from roster.store.etcd.failures import said
 from roster.store.etcd.leases import EtcdLease, lease_name, lease_number
 from roster.store.etcd.messages import (
     COMPARE_EQUAL,
@@ -104,9 +105,11 @@ class EtcdStore:
         header = await self._header(self._own_key)
         status = await client.read(STATUS, StatusRequest(), "ask for the state")
         details = (
-            ("version", status.version),
+            ("version", said(status.version)),
             ("endpoints", ", ".join(f"{host}:{port}" for host, port in self._url.hosts)),
             ("leader", "known" if status.leader else "none"),
+            ("database", f"{status.dbSize / 1e6:.1f} MB"),
+            *(("alarm", said(error)) for error in status.errors),
         )
         return StoreInfo("etcd", f"{header.cluster_id:x}", header.revision, 0, details)
 

@@ -20,10 +20,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 PROTO = """
 message KeyValue { bytes key = 1; int64 create_revision = 2; int64 mod_revision = 3; bytes value = 5; int64 lease = 6; }
 message Event { int32 type = 1; KeyValue kv = 2; }
-message ResponseHeader { uint64 cluster_id = 1; uint64 member_id = 2; int64 revision = 3; }
+message ResponseHeader { uint64 cluster_id = 1; int64 revision = 3; }
 
 message RangeRequest {
-  bytes key = 1; bytes range_end = 2; int64 limit = 3; int64 revision = 4; bool keys_only = 8; bool count_only = 9;
+  bytes key = 1; bytes range_end = 2; int64 limit = 3; int64 revision = 4; bool keys_only = 8;
 }
 message RangeResponse { ResponseHeader header = 1; repeated KeyValue kvs = 2; bool more = 3; }
 message PutRequest { bytes key = 1; bytes value = 2; int64 lease = 3; }
@@ -44,8 +44,8 @@ message Compare { int32 result = 1; int32 target = 2; bytes key = 3; oneof targe
 message TxnRequest { repeated Compare compare = 1; repeated RequestOp success = 2; repeated RequestOp failure = 3; }
 message TxnResponse { ResponseHeader header = 1; bool succeeded = 2; repeated ResponseOp responses = 3; }
 
-message LeaseGrantRequest { int64 TTL = 1; int64 ID = 2; }
-message LeaseGrantResponse { ResponseHeader header = 1; int64 ID = 2; int64 TTL = 3; string error = 4; }
+message LeaseGrantRequest { int64 TTL = 1; }
+message LeaseGrantResponse { ResponseHeader header = 1; int64 ID = 2; int64 TTL = 3; }
 message LeaseRevokeRequest { int64 ID = 1; }
 message LeaseRevokeResponse { ResponseHeader header = 1; }
 message LeaseKeepAliveRequest { int64 ID = 1; }

@@ -146,40 +146,39 @@ class Watch(AsyncIterator[Batch]):
             self.fail(client.refusal(failure, self._doing))
 
     def _take(self, response: Any) -> None:
-        for event in response.events:
-            key = decoded(event.kv.key)
-            revision = event.kv.mod_revision
-            # A member that was restored may repeat the past: https://github.com/etcd-io/etcd/issues/15271
-            if key is None or revision <= self._position:
-                continue
-            if event.type == EVENT_DELETE:
-                self._parts.append(Change("delete", key, revision))
-            else:
-                entry = event.kv
-                self._parts.append(
-                    Change("put", key, revision, entry.value, entry.create_revision, lease_name(entry.lease))
-                )
+        if not response.events:
+            if not (response.created or response.fragment or self._parts):
+                # Sent for this watch by the server's own clock, or asked for and answered for the stream.
+                told = response.watch_id != -1 or self._trusted
+                self._deliver((), response.header.revision if told else 0)
+            return
+        # A member that was restored may repeat the past: https://github.com/etcd-io/etcd/issues/15271
+        news = (event for event in response.events if event.kv.mod_revision > self._position)
+        self._parts += [change for event in news if (change := _change(event)) is not None]
+        last = response.events[-1].kv.mod_revision
         if response.fragment:
             # The rest of the last revision may be in the next piece.
-            last = response.events[-1].kv.mod_revision if response.events else 0
-            whole = [change for change in self._parts if change.revision < last]
-            self._parts = self._parts[len(whole) :]
-            if whole:
-                self._deliver(tuple(whole), whole[-1].revision)
-            return
-        changes, self._parts = tuple(self._parts), []
-        if response.events:
-            self._deliver(changes, max(self._position, response.events[-1].kv.mod_revision))
-        elif not response.created:
-            # Sent for this watch by the server's own clock, or asked for and answered for the stream.
-            told = response.watch_id != -1 or self._trusted
-            self._deliver((), max(self._position, response.header.revision if told else 0))
+            last -= 1
+        whole = [change for change in self._parts if change.revision <= last]
+        self._parts = self._parts[len(whole) :]
+        self._deliver(tuple(whole), last)
 
     def _deliver(self, changes: tuple[Change, ...], revision: int) -> None:
-        self._position = revision
+        self._position = max(self._position, revision)
         if changes or not self._batches:
-            self._batches.append(Batch(changes, revision))
+            self._batches.append(Batch(changes, self._position))
             self._readable.set()
+
+
+def _change(event: Any) -> Change | None:
+    entry = event.kv
+    key = decoded(entry.key)
+    if key is None:
+        return None
+    if event.type == EVENT_DELETE:
+        return Change("delete", key, entry.mod_revision)
+    lease = lease_name(entry.lease)
+    return Change("put", key, entry.mod_revision, entry.value, entry.create_revision, lease)
 
 
 def _cancelled(response: Any) -> Failure:
