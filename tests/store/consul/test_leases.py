@@ -220,22 +220,37 @@ async def test_a_session_that_was_destroyed_by_others_ends_its_lease(
         assert each.lost
 
 
-async def test_a_session_ends_at_twice_its_own_time(store: ConsulStore, owner: Owner, root: str) -> None:
-    """The one fact about Consul that its documentation does not promise; lingering leases stand on it."""
-    lease = await store.grant(1, lingering=True)
-    assert lease.ttl == 20
-    await lease.keep_alive()
-    await store.put(root + "a", b"", lease=lease.id)
-    (session,) = await owner.ask("GET", f"/v1/session/info/{lease.id}")
-    assert (session["TTL"], session["Behavior"], session["NodeChecks"]) == ("10000ms", "delete", [])
+async def test_a_session_ends_at_twice_its_own_time_whatever_becomes_of_its_agent(
+    start_consul: Callable[..., Consul],
+) -> None:
+    """Lingering leases stand on this, which Consul's documentation does not promise; and so does the end of a node whose
+    agent died: its check stays passing, for nobody is left to fail it."""
+    server = await asyncio.to_thread(start_consul)
+    join = f"127.0.0.1:{server.ports['serf_lan']}"
+    settings = {"node_name": "client", "server": False, "bootstrap_expect": 0, "retry_join": [join]}
+    agent = await asyncio.to_thread(start_consul, settings=settings)
+    consul = Owner(store_url(server.url))
+    async with ConsulStore(store_url(server.url)) as reader, ConsulStore(store_url(agent.url)) as store:
+        node = await store.grant(1, hint=_hint("write_article"))
+        lingering = await store.grant(1, lingering=True)
+        assert (node.ttl, lingering.ttl) == (1, 20)
+        await store.put("/ai-team/node", b"", lease=node.id)
+        await store.put("/ai-team/lingering", b"", lease=lingering.id)
+        (session,) = await consul.ask("GET", f"/v1/session/info/{lingering.id}")
+        assert (session["TTL"], session["Behavior"], session["NodeChecks"]) == ("10000ms", "delete", [])
+        await until(lambda: consul.passing("write_article"))
+        await node.keep_alive()
+        await lingering.keep_alive()
+        agent.kill()
 
-    async def gone() -> bool:
-        return await store.get(root + "a") is None
+        async def gone() -> bool:
+            return not (await reader.list("/ai-team/")).entries
 
-    await until(gone, within=25)
-    assert lease.deadline - 0.05 <= boottime() <= lease.deadline + 2
-    with pytest.raises(LeaseLostError):
-        await lease.keep_alive()
+        await until(gone, within=25)
+        assert lingering.deadline - 0.05 <= boottime() <= lingering.deadline + 2
+        (check,) = await consul.ask("GET", "/v1/health/checks/ai-node")
+        assert check["Status"] == "passing"
+        assert await consul.passing("write_article") == []
 
 
 async def test_a_lingering_lease_lives_as_long_as_asked_for_up_to_two_days(

@@ -38,19 +38,20 @@ class Listings:
 
     def page(self, prefix: str, look: Look, limit: int) -> Page:
         """Return the first page of a look, and remember what its other pages and a watch need."""
-        entire = not limit or len(look.entries) <= limit
-        self._hold(prefix, look.index, _Held(versions_of(look.entries), None if entire else look.entries))
-        return _page(look.entries, look.index, limit, None)
+        page = _page(look.entries, look.index, limit, None)
+        held = self._held.get((prefix, look.index))
+        if held is None or (held.entries is None and page.next is not None):
+            # Only who asked for pages will ask for another.
+            entries = look.entries if page.next is not None else None
+            self._hold(prefix, look.index, _Held(versions_of(look.entries), entries))
+        return page
 
     def next_page(self, prefix: str, revision: int, after: str | None, limit: int) -> Page | None:
         """Return another page, or None if the listing is no longer remembered."""
         held = self._held.get((prefix, revision))
         if held is None or held.entries is None:
             return None
-        page = _page(held.entries, revision, limit, after)
-        if page.next is None:
-            held.entries = None  # a listing is read once, from its beginning to its end
-        return page
+        return _page(held.entries, revision, limit, after)
 
     def remember(self, prefix: str, revision: int, versions: Mapping[str, tuple[int, int]]) -> None:
         """Remember what a watch has shown up to a revision, so that another can go on from there."""
