@@ -9,7 +9,7 @@ import pytest
 from tests.store.consul.conftest import Owner
 
 from roster._clock import boottime
-from roster.errors import RevisionCompactedError
+from roster.errors import RevisionCompactedError, StoreUnavailableError
 from roster.store import Batch, Entry, Put, store_url
 from roster.store.consul import ConsulStore
 from roster.store.consul.kv import Kv, Look
@@ -212,3 +212,19 @@ async def test_looks_take_at_most_a_quarter_of_the_time() -> None:
     await watch.end()
     for (began, ended), (following, _) in zip(kv.looks, kv.looks[1:], strict=False):
         assert following - ended >= 2.9 * (ended - began)
+
+
+async def test_a_client_that_is_closed_under_a_watch_leaves_no_connection(
+    consul_server: str, root: str
+) -> None:
+    client = ConsulStore(store_url(consul_server))
+    start = (await client.info()).revision
+    async with client.watch(root, from_revision=start + 1) as batches:
+        waiting = asyncio.ensure_future(anext(batches))
+        await asyncio.sleep(0.1)
+        wire = client.wire
+        await client.close()
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await waiting
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await wire.ask("GET", "/v1/status/leader")

@@ -112,6 +112,9 @@ class ServiceLease(SessionLease):
         sent = boottime()
         if self._lost:
             raise self._ended()
+        if hint == self._service.hint:
+            await self.keep_alive()  # to say the same again would write to raft
+            return
         # With its check: should the service be gone, what comes back must be able to die.
         await self._service.register(hint)
         await self._confirm(sent)
@@ -124,7 +127,7 @@ class ServiceLease(SessionLease):
         try:
             await self._renew()
         except LeaseLostError:
-            # By passing its check we have just called dead what is dead no more: nobody may be sent to it.
+            # Passing its check has just called alive what has ended: nobody may be sent there.
             try:
                 await self._service.deregister()
             except StoreError:
@@ -145,7 +148,7 @@ class Service:
     def __init__(self, store: ConsulStore, ttl: float, hint: Hint | None) -> None:
         self._store = store
         self._ttl = ttl
-        self._hint = hint
+        self.hint = hint
         self.id = f"{SERVICE if hint else NAMELESS}-{uuid.uuid4().hex}"
         self.host: int | None = None
 
@@ -159,10 +162,10 @@ class Service:
 
         The agent that takes it first keeps it: no other knows it.
         """
-        self._hint = hint or self._hint
+        self.hint = hint or self.hint
         document: dict[str, Any] = {
             "ID": self.id,
-            "Name": SERVICE if self._hint else NAMELESS,
+            "Name": SERVICE if self.hint else NAMELESS,
             "Check": {
                 "CheckID": self.check,
                 "TTL": f"{math.ceil(self._ttl * 1000)}ms",
@@ -170,9 +173,9 @@ class Service:
                 "DeregisterCriticalServiceAfter": DEREGISTER_AFTER,
             },
         }
-        if self._hint:
-            document["Tags"] = list(self._hint.words)
-            meta = {"key": self._hint.key, "name": self._hint.name}
+        if self.hint:
+            document["Tags"] = list(self.hint.words)
+            meta = {"key": self.hint.key, "name": self.hint.name}
             document["Meta"] = {name: _cut(text) for name, text in meta.items()}
         self.host = (await self._ask("register", json.dumps(document).encode())).host
 

@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from roster.store.base import Entry, Page
 from roster.store.consul.kv import Look
@@ -27,7 +27,7 @@ def versions_of(entries: Iterable[Entry]) -> Versions:
 class _Held:
     versions: Versions
     entries: tuple[Entry, ...] | None
-    timer: asyncio.TimerHandle | None = field(default=None)
+    timer: asyncio.TimerHandle | None = None
 
 
 class Listings:

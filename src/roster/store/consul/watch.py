@@ -80,7 +80,6 @@ class Watch(AsyncIterator[Batch]):
         self.close()
         task, self._next = self._next, None
         if task is not None:
-            task.cancel()
             await asyncio.wait([task])
             if not task.cancelled() and task.exception() is None:
                 return  # a batch that nobody read: we know more than the reader
@@ -91,6 +90,8 @@ class Watch(AsyncIterator[Batch]):
         """End it from outside: its client was closed."""
         if not self._closed.done():
             self._closed.set_result(None)
+        if self._next is not None:
+            self._next.cancel()
 
     async def __anext__(self) -> Batch:
         if self._ended:

@@ -85,6 +85,7 @@ class Wire:
         self._current = 0
         self._context = _context(url)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._closed = False
 
     async def ask(
         self,
@@ -124,7 +125,7 @@ class Wire:
         failure: StoreUnavailableError | None = None
         # A connection that was kept may have been cut meanwhile, which says nothing of the host: once more.
         for host in turns * 2 if again else turns:
-            if failure is not None and boottime() >= until:
+            if self._closed or (failure is not None and boottime() >= until):
                 break
             try:
                 answer = await self._send(method, target, body, host, until, blocks)
@@ -139,7 +140,7 @@ class Wire:
             if answer.status >= 500:
                 self._leave(host)
             raise self._refusal(answer, what)
-        raise failure or StoreUnavailableError(f"{self._url.display} names no host")
+        raise failure or StoreUnavailableError(f"this client of {self._url.display} is closed: open another")
 
     def _turns(self) -> list[int]:
         count = len(self._url.hosts)
@@ -237,6 +238,7 @@ class Wire:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._closed = True
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()
