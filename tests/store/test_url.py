@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roster._address import Tls
 from roster.errors import ConfigError
 from roster.store import open_store, store_url
-from roster.store.url import Tls
 
 
 @pytest.fixture(autouse=True)

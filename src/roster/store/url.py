@@ -6,8 +6,9 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from roster._address import Tls, read_hosts, read_options, read_port, show_hosts, tls_files
 from roster._paths import state_dir
 from roster.errors import ConfigError
 
@@ -32,21 +33,6 @@ DEFAULT_PREFIX = "/ai-team"
 DEFAULT_TIMEOUT = 5
 # Plain words between slashes: whatever an engine does with odd names, a prefix never meets it.
 _PREFIX = re.compile(r"(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){1,4}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """Files for a connection with TLS, in PEM.
-
-    Attributes:
-        ca: certificates of who may sign the server's; None: the system's.
-        cert: our own certificate, for servers that ask for one.
-        key: its private key.
-    """
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +98,7 @@ class StoreUrl:
             return f"sqlite://{quote(os.fsencode(self.path))}"
         if self.scheme == "memory":
             return f"memory://{quote(self.name)}"
-        return f"{self.scheme}://{','.join(f'{_bracket(host)}:{port}' for host, port in self.hosts)}"
+        return f"{self.scheme}://{show_hosts(self.hosts)}"
 
     def number(self, option: str, default: int, lowest: int, highest: int) -> int:
         """Return an option that is a whole number.
@@ -151,7 +137,8 @@ def store_url(url: str | None = None) -> StoreUrl:
     if host := os.environ.get("ETCD_HOST"):
         return _with_environment(
             StoreUrl(
-                "etcd", hosts=((host.strip("[]"), _port(os.environ.get("ETCD_PORT") or "2379", "ETCD_PORT")),)
+                "etcd",
+                hosts=((host.strip("[]"), read_port(os.environ.get("ETCD_PORT") or "2379", "ETCD_PORT")),),
             )
         )
     return StoreUrl("sqlite", path=str(state_dir().absolute() / "registry.db"))
@@ -169,7 +156,7 @@ def _parse(url: str, what: str) -> StoreUrl:
         raise ConfigError(
             f"{what} has a '#' part, which means nothing here; write '#' in a path or password as %23"
         )
-    options = _options(scheme, parts.query, what)
+    options = read_options(parts.query, _OPTIONS[scheme], scheme, what)
     if scheme == "sqlite":
         return StoreUrl(scheme, path=_sqlite_path(parts.netloc, parts.path, what), options=options)
     if scheme == "memory":
@@ -200,25 +187,10 @@ def _server_url(
         raise ConfigError(f"{what}: {scheme}:// takes no path; a prefix goes into ?prefix=/team")
     user, _, places = netloc.rpartition("@")
     name, colon, password = user.partition(":")
-    hosts = []
-    for place in places.split(","):
-        host, port = place, str(_PORTS[scheme])
-        if place.startswith("["):
-            host, bracket, rest = place[1:].partition("]")
-            if not bracket or (rest and not rest.startswith(":")):
-                raise ConfigError(
-                    f"{what}: an IPv6 address stands in brackets: {scheme}://[::1]:{_PORTS[scheme]}"
-                )
-            port = rest[1:] or port
-        elif ":" in place:
-            host, _, port = place.partition(":")
-        if not host:
-            raise ConfigError(f"{what} names no host: write {scheme}://HOST:{_PORTS[scheme]}")
-        hosts.append((host, _port(port, f"the port in {what}")))
     return _with_environment(
         StoreUrl(
             scheme,
-            hosts=tuple(hosts),
+            hosts=read_hosts(places, scheme, _PORTS[scheme], what),
             options=options,
             username=unquote(name) if user else None,
             password=unquote(password) if colon else None,
@@ -239,49 +211,5 @@ def _with_environment(url: StoreUrl) -> StoreUrl:
         password = os.environ.get("ROSTER_REGISTRY_PASSWORD") or None
         if url.engine == "consul":
             password = password or os.environ.get("CONSUL_HTTP_TOKEN") or None
-    tls = None
-    if url.scheme in _TLS:
-        given = dict(url.options)
-        files = {
-            name: given.get(name) or os.environ.get(variable)
-            for name, variable in (
-                ("ca", "ROSTER_TLS_CA"),
-                ("cert", "ROSTER_TLS_CERT"),
-                ("key", "ROSTER_TLS_KEY"),
-            )
-        }
-        if bool(files["cert"]) != bool(files["key"]):
-            raise ConfigError(
-                f"a {url.scheme}:// URL with a certificate of ours needs its key as well: ?cert=FILE&key=FILE, "
-                "or ROSTER_TLS_CERT and ROSTER_TLS_KEY"
-            )
-        paths = {name: Path(file) for name, file in files.items() if file}
-        for name, path in paths.items():
-            if not path.is_file():
-                raise ConfigError(f"the TLS file {name} of the {url.scheme}:// URL does not exist: {path}")
-        tls = Tls(paths.get("ca"), paths.get("cert"), paths.get("key"))
+    tls = tls_files(dict(url.options), url.scheme) if url.scheme in _TLS else None
     return replace(url, username=username, password=password, tls=tls)
-
-
-def _options(scheme: str, query: str, what: str) -> tuple[tuple[str, str], ...]:
-    try:
-        pairs = (
-            parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=16) if query else []
-        )
-    except ValueError as error:
-        raise ConfigError(f"{what}: what stands behind '?' is written name=value&name=value") from error
-    names = [name for name, _ in pairs]
-    known = ", ".join(sorted(_OPTIONS[scheme]))
-    if len(set(names)) != len(names) or not set(names) <= _OPTIONS[scheme]:
-        raise ConfigError(f"{what} has an unknown or repeated option; {scheme}:// knows: {known}")
-    return tuple(pairs)
-
-
-def _port(text: str, what: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) <= 65535):
-        raise ConfigError(f"{what} is a number from 1 to 65535")
-    return int(text)
-
-
-def _bracket(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from roster._address import Tls
 from roster.store.etcd.failures import FailedError, Failure
 from roster.store.etcd.messages import Method
-from roster.store.url import Tls
 
 # Read by gRPC when it is imported: its core would write each failed handshake to stderr, and our errors say it once.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

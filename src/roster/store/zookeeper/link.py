@@ -7,8 +7,9 @@ import os
 import ssl
 from collections.abc import Sequence
 
+from roster._address import Tls
 from roster.errors import ConfigError, StoreUnavailableError
-from roster.store.url import StoreUrl, Tls
+from roster.store.url import StoreUrl
 from roster.store.zookeeper.packets import Reply, Request
 from roster.store.zookeeper.session import Session, SessionEndedError
 from roster.store.zookeeper.wire import Settings
