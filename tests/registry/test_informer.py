@@ -12,7 +12,13 @@ from tests.conftest import eventually, passport
 from tests.registry.conftest import Open, each_engine
 from tests.registry.fakes import Clock, FaultyStore
 
-from roster.errors import NodeNotFoundError, RegistryError, SelectorError, StoreUnavailableError
+from roster.errors import (
+    NodeNotFoundError,
+    RegistryError,
+    SelectorError,
+    StoreDeniedError,
+    StoreUnavailableError,
+)
 from roster.registry import Informer, NodeEvent, Registry
 from roster.registry.keys import node_key
 from roster.store import MAX_TTL, open_store
@@ -78,6 +84,27 @@ async def test_the_first_lookup_fails_clearly_when_the_store_cannot_be_reached(m
         store.give_back()
         await registry.synced(timeout=10)
         assert await registry.find() == []
+
+
+async def test_a_store_that_refuses_us_fails_each_lookup_at_once_until_it_lets_us_in(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="roster.registry")
+    store = FaultyStore(open_store(memory_url))
+
+    def refuse() -> None:
+        raise StoreDeniedError("the user 'writer' may not read '/ai-team/'")
+
+    async with Registry(store, sync_timeout=60) as registry, asyncio.timeout(30):
+        with monkeypatch.context() as refused:
+            refused.setattr(store, "check", refuse)
+            for _ in range(2):
+                with pytest.raises(StoreDeniedError, match="may not read"):
+                    await registry.find()
+        await eventually(registry.informer.synced.is_set)
+        assert await registry.find() == []
+    assert [record.levelname for record in caplog.records if "cannot be read" in record.message] == ["INFO"]
+    assert not [record for record in caplog.records if "serving the copy" in record.message]
 
 
 async def test_changes_missed_while_the_store_was_away_come_as_differences(faulty: Faulty) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from roster._logs import FORMAT_VARIABLE, LEVEL_VARIABLE, Format
@@ -11,8 +12,8 @@ from roster.cli.output import Output
 
 if TYPE_CHECKING:
     from roster.bus.mindbus import MindBus
-    from roster.orchestrator.orchestrator import Connecting as OrchestratorConnecting
-    from roster.registry import Connecting
+    from roster.orchestrator import Orchestrator
+    from roster.registry import Registry
 
 T = TypeVar("T")
 
@@ -43,11 +44,20 @@ class Session:
 
         return asyncio.run(work)
 
-    def registry(self) -> Connecting:
-        """Return the registry, for `async with`."""
+    @asynccontextmanager
+    async def registry(self) -> AsyncIterator[Registry]:
+        """Open the registry.
+
+        Its store is asked at once: who waits at a terminal wants to hear within one request's time what is wrong with it.
+
+        Raises:
+            StoreError: the store is out of reach, or refuses us.
+        """
         from roster.registry import Registry
 
-        return Registry.connect(self.registry_url)
+        async with Registry.connect(self.registry_url) as registry:
+            await registry.store.info()
+            yield registry
 
     def bus(self) -> MindBus:
         """Return the bus, for `async with`."""
@@ -55,11 +65,19 @@ class Session:
 
         return MindBus.connect(self.bus_url)
 
-    def orchestrator(self) -> OrchestratorConnecting:
-        """Return an orchestrator, for `async with`."""
+    @asynccontextmanager
+    async def orchestrator(self) -> AsyncIterator[Orchestrator]:
+        """Open an orchestrator; its registry's store is asked at once, as in `registry`.
+
+        Raises:
+            StoreError: the store is out of reach, or refuses us.
+            BusUnavailableError: the bus cannot be used.
+        """
         from roster.orchestrator import Orchestrator
 
-        return Orchestrator.connect(self.registry_url, self.bus_url)
+        async with Orchestrator.connect(self.registry_url, self.bus_url) as orchestrator:
+            await orchestrator.registry.store.info()
+            yield orchestrator
 
     def environment(self) -> dict[str, str]:
         """Return the environment for a child process, which is to meet the same registry and bus, and to log alike."""

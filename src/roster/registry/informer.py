@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from roster._clock import boottime
-from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
+from roster.errors import RevisionCompactedError, StoreDeniedError, StoreError, StoreUnavailableError
 from roster.registry.catalog import Catalog, Staging
 from roster.registry.events import NodeEvent
 from roster.registry.keys import ROOT
@@ -79,6 +79,7 @@ class Informer:
         self._task: asyncio.Task[None] | None = None
         self._clock: asyncio.Task[None] | None = None
         self._due_changed = asyncio.Event()
+        self._tried = asyncio.Event()
         self._cluster = ""
         self._must_list = True
         self._heard = False
@@ -94,6 +95,18 @@ class Informer:
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._run(), name="roster-informer")
             self._clock = asyncio.create_task(self._run_clock(), name="roster-informer-clock")
+
+    async def wait_synced(self) -> None:
+        """Return when the copy is there.
+
+        Raises:
+            StoreDeniedError: the store refuses us. The informer goes on asking: rights may be given later.
+        """
+        while not self.synced.is_set():
+            if isinstance(self._failure, StoreDeniedError):
+                raise StoreDeniedError(str(self._failure)) from self._failure
+            self._tried.clear()
+            await self._tried.wait()
 
     async def close(self) -> None:
         """End the watch. The copy stays readable."""
@@ -285,18 +298,23 @@ class Informer:
         self._confirmed = self._now()
         self._due_changed.set()
         self.synced.set()
+        self._tried.set()
 
     def _disconnected(self, error: StoreError | None) -> None:
         self._connected = False
         if error is not None:
             if self._failure is None:
-                logger.warning(
-                    "the store %s is away, serving the copy: %s",
+                logger.log(
+                    # Before there is a copy it is the first lookup that fails, and says why.
+                    logging.WARNING if self.synced.is_set() else logging.INFO,
+                    "the store %s %s: %s",
                     self._store.url,
+                    "is away, serving the copy" if self.synced.is_set() else "cannot be read, trying again",
                     error,
                     extra={"store": self._store.url},
                 )
             self._failure = error
+            self._tried.set()
 
     # -- clocks ------------------------------------------------------------------------------------
 

@@ -150,6 +150,7 @@ class Registry:
         """Return when the copy is there; bring it up if nobody has.
 
         Raises:
+            StoreDeniedError: the store refuses us: user, password, certificate or rights.
             StoreUnavailableError: the store could not be read in time.
         """
         self._need_open()
@@ -159,7 +160,7 @@ class Registry:
         limit = self._sync_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(limit):
-                await self.informer.synced.wait()
+                await self.informer.wait_synced()
         except TimeoutError:
             why = self.informer.failure
             raise StoreUnavailableError(

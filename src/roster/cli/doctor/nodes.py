@@ -8,8 +8,10 @@ from roster._clock import seconds_since
 from roster.cli.doctor.finding import Finding, fail, few, ok, warn
 from roster.cli.doctor.store import Listing
 from roster.cli.durations import show_duration
+from roster.errors import ConfigError
 from roster.registry import NodeRecord
 from roster.registry.keys import node_key
+from roster.registry.settings import DEFAULT_RETENTION, seconds
 
 AREA = "nodes"
 MOST = 50  # findings of one kind
@@ -28,6 +30,7 @@ def examine(listing: Listing) -> list[Finding]:
         quarantined(listing),
         mismatches(listing),
         founding(records, listing),
+        left_over(records),
         ahead(records),
         conditions(records),
     ):
@@ -100,6 +103,32 @@ def founding(records: list[NodeRecord], listing: Listing) -> list[Finding]:
                 )
             )
     return found
+
+
+def left_over(records: list[NodeRecord]) -> list[Finding]:
+    """Name the nodes that are listed beyond their retention, for no lease ends that: ZooKeeper has no long ones."""
+    try:
+        retention = seconds(None, "ROSTER_RETENTION", DEFAULT_RETENTION)
+    except ConfigError:
+        return []  # the environment's own examination says so
+    those = [
+        record.key
+        for record in records
+        if record.state == "offline"
+        and record.lease is None
+        and not record.founding
+        and (age := seconds_since(record.last_written)) is not None
+        and age > retention + FOUNDING_AGE
+    ]
+    if not those:
+        return []
+    return [
+        warn(
+            AREA,
+            f"offline for longer than the retention of {show_duration(retention)}, and no lease ends that: {few(those)}",
+            f"roster prune --older-than {show_duration(retention)}",
+        )
+    ]
 
 
 def ahead(records: list[NodeRecord]) -> list[Finding]:

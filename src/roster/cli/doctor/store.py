@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
-from roster.cli.doctor.finding import Finding, fail, ok, warn
-from roster.errors import ConfigError, StoreError
+from roster.cli.doctor.finding import Finding, fail, few, ok, warn
+from roster.errors import ConfigError, StoreDeniedError, StoreError, StoreUnavailableError
 from roster.registry.catalog import Catalog, Staging
 from roster.registry.keys import ROOT
-from roster.store import Entry, LeaseTerms, Store, StoreInfo, Term, open_store, store_url
+from roster.store import Entry, LeaseTerms, Store, StoreInfo, StoreUrl, Term, open_store, store_url
 from roster.store.sqlite.inspect import FileFacts, look
 
 AREA = "store"
@@ -24,6 +25,9 @@ SLOW = 0.1
 PAGE = 500
 MOST_LEASES = 500
 SCARCE = 64 * 1024 * 1024
+# What an engine says of itself that belongs into the first line.
+_FACTS = ("keys", "leases", "version", "leader", "datacenter", "servers", "server", "session")
+_SERVERS = ("etcd", "consul", "zookeeper")
 FULL = 1024 * 1024  # below it SQLite's log of one larger transaction may not fit
 
 
@@ -69,11 +73,10 @@ async def examine(url: str | None) -> tuple[list[Finding], Listing | None]:
         async with asyncio.timeout(OPEN_DEADLINE):
             await store.__aenter__()
         info, took = await _ask(store)
-        found += say(store.url, info, took)
+        found += say(store.url, info, took) + distance(where)
         listing = await _list(store)
     except StoreError as error:
-        what, _, remedy = str(error).partition(": ")
-        return [*found, fail(AREA, what, remedy or "see the store's own log")], None
+        return [*found, _failed(error, where)], None
     except TimeoutError:
         return [
             *found,
@@ -86,6 +89,22 @@ async def examine(url: str | None) -> tuple[list[Finding], Listing | None]:
     finally:
         await _close(store)
     return found, listing
+
+
+def _failed(error: StoreError, where: StoreUrl) -> Finding:
+    """Return why the store cannot be read; an engine of this machine says itself what to do."""
+    if not where.hosts:
+        what, _, remedy = str(error).partition(": ")
+        return fail(AREA, what, remedy or "see the store's own log")
+    if isinstance(error, StoreDeniedError):
+        remedy = "correct user, password or token, certificate or ?prefix=, or have the rights granted"
+    elif isinstance(error, StoreUnavailableError):
+        remedy = (
+            "see whether it runs and can be reached from here, and whether scheme, host and port are right"
+        )
+    else:
+        remedy = "see the server's own log"
+    return fail(AREA, str(error), remedy)
 
 
 async def _close(store: Store) -> None:
@@ -135,8 +154,9 @@ async def _terms(store: Store, catalog: Catalog) -> Mapping[str, Term]:
 def say(url: str, info: StoreInfo, took: float) -> list[Finding]:
     """Put what the store says of itself into findings."""
     facts = f"{url} answers in {took * 1000:.1f} ms (revision {info.revision}, compacted to {info.compacted}"
-    details = dict(info.details)
-    extra = "".join(f", {name} {details[name]}" for name in ("keys", "leases") if name in details)
+    if info.engine in _SERVERS:  # how far one of these is compacted it does not say
+        facts = f"{url} answers in {took * 1000:.1f} ms ({info.engine}, revision {info.revision}"
+    extra = "".join(f", {name} {text}" for name, text in info.details if name in _FACTS)
     found = [
         ok(AREA, f"{facts}{extra})")
         if took < SLOW
@@ -164,6 +184,27 @@ def say(url: str, info: StoreInfo, took: float) -> list[Finding]:
                 )
             )
     return found
+
+
+def distance(where: StoreUrl) -> list[Finding]:
+    """Say what follows from where a Consul agent runs."""
+    far = [host for host, _ in where.hosts if not _here(host)]
+    if where.engine != "consul" or not far:
+        return []
+    return [
+        warn(
+            AREA,
+            f"the Consul agent {few(far)} may be on another machine: what registers through it goes when that agent goes",
+            "run a Consul agent on each machine, and name it: consul://localhost",
+        )
+    ]
+
+
+def _here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def file_findings(path: str) -> tuple[list[Finding], bool]:
