@@ -12,7 +12,7 @@ from tests.store.consul.conftest import Owner, until
 
 from roster._clock import boottime
 from roster.errors import RevisionCompactedError, StoreError, StoreUnavailableError
-from roster.store import Put, store_url
+from roster.store import Check, Put, store_url
 from roster.store.consul import ConsulStore
 from servers import Consul
 
@@ -231,19 +231,21 @@ async def test_whatever_is_wrong_is_one_clear_line_in_time(closed: int, silent: 
 
 
 @contextlib.asynccontextmanager
-async def _answering(content: bytes) -> AsyncIterator[str]:
-    """Something that gives the same answer to everything."""
+async def _listening(*answers: bytes) -> AsyncIterator[tuple[str, list[str]]]:
+    """Something that gives its answers in turn, the last one for ever; what it was asked for is in the list."""
+    asked: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(content)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            asked.append(head.splitlines()[0])
+            writer.write(answers[min(len(asked), len(answers)) - 1])
             await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
-        yield f"consul://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"consul://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
 def _http(body: bytes, status: str = "200 OK", index: str = "X-Consul-Index: 7\r\n") -> bytes:
@@ -288,7 +290,7 @@ def _http(body: bytes, status: str = "200 OK", index: str = "X-Consul-Index: 7\r
     ],
 )
 async def test_what_is_not_consul_is_no_store(content: bytes) -> None:
-    async with _answering(content) as address, _store(address) as store:
+    async with _listening(content) as (address, _), _store(address) as store:
         outcomes = await asyncio.gather(
             store.get("/ai-team/a"),
             store.list("/ai-team/"),
@@ -304,6 +306,39 @@ async def test_what_is_not_consul_is_no_store(content: bytes) -> None:
         if isinstance(outcome, BaseException):
             assert isinstance(outcome, StoreUnavailableError), repr(outcome)
             assert str(outcome).isprintable()
+
+
+async def test_every_read_is_consistent() -> None:
+    """The window in which other reads lie is too short to be met each time: what is asked for is held here."""
+    async with _listening(_http(b"[]")) as (address, asked), _store(address) as store:
+        await store.list("/ai-team/")
+        with pytest.raises(StoreUnavailableError):
+            await store.get("/ai-team/a")
+        with pytest.raises(StoreUnavailableError):
+            await store.transact([Check("/ai-team/a", 1)], [])
+        with contextlib.suppress(StoreError):
+            await store.info()
+        async with store.watch("/ai-team/", from_revision=8) as batches:
+            # What answers here does not wait: that must not make a busy loop.
+            before = len(asked)
+            await anext(batches)
+            await anext(batches)
+            assert len(asked) - before < 10
+    reads = [line for line in asked if "/v1/kv" in line or "/v1/txn" in line]
+    assert len(reads) > 5
+    assert all("consistent=" in line and "stale" not in line for line in reads), reads
+
+
+async def test_a_read_that_was_cut_off_is_sent_again_and_a_write_is_not() -> None:
+    absent = _http(b'{"Results":null,"Errors":[{"OpIndex":0,"What":"key doesn\'t exist"}]}', "409 Conflict")
+    async with _listening(b"", absent) as (address, asked), _store(address) as store:
+        assert await store.get("/ai-team/a") is None
+        assert len(asked) == 2
+    # It may have been done: sent again, a conditional write would find itself in its way.
+    async with _listening(b"", _http(b'{"Results":[]}')) as (address, asked), _store(address) as store:
+        with pytest.raises(StoreUnavailableError, match="broke"):
+            await store.put("/ai-team/a", b"", if_revision=0)
+        assert len(asked) == 1
 
 
 async def test_hundreds_of_requests_and_watches_stay_below_consuls_limit(

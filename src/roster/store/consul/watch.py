@@ -15,6 +15,8 @@ from roster.store.consul.listings import Versions, versions_of
 WAIT = 5.0
 # A look costs the agent 2.75 MiB for 1 000 documents of 2 KB: after one that took a second, none for three seconds.
 REST = 3.0
+# What is small is looked at quickly; a store in which others write all the time must not be asked without end.
+LEAST_REST = 0.02
 # Looks that find nothing new (an empty prefix moves with the whole store) are told as bookmarks no more often than this.
 BOOKMARK = 1.0
 
@@ -109,6 +111,8 @@ class Watch(AsyncIterator[Batch]):
         while True:
             index = await self._kv.index(self._prefix, after=self._index, wait=WAIT)
             if index == self._index and not self._forgotten():
+                # Something between us and Consul that does not wait must not make us ask without end.
+                await asyncio.sleep(max(0.0, self._told + BOOKMARK - boottime()))
                 # The store's index first: what changed after it under the prefix is not there yet.
                 newest = await self._kv.store_index()
                 self._require(newest)
@@ -140,7 +144,7 @@ class Watch(AsyncIterator[Batch]):
         began = boottime()
         look = await self._kv.look(self._prefix)
         self._looked = boottime()
-        self._rest_until = self._looked + REST * (self._looked - began)
+        self._rest_until = self._looked + max(LEAST_REST, REST * (self._looked - began))
         return look
 
     def _require(self, newest: int) -> None:
