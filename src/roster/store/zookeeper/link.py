@@ -92,6 +92,9 @@ class Link:
         """End the session."""
         if self._session is not None:
             session, self._session = self._session, None
+            if not session.speaking:
+                await session.drop()
+                return
             try:
                 await session.close(_GOODBYE)
             except StoreUnavailableError:
