@@ -92,9 +92,6 @@ class Link:
         """End the session."""
         if self._session is not None:
             session, self._session = self._session, None
-            if not session.speaking:
-                await session.drop()
-                return
             try:
                 await session.close(_GOODBYE)
             except StoreUnavailableError:

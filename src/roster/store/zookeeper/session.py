@@ -76,11 +76,6 @@ class Session:
         self._wire.start()
 
     @property
-    def speaking(self) -> bool:
-        """Whether it is connected."""
-        return self._connected.is_set() and not self.ended
-
-    @property
     def server(self) -> str:
         """Address of the server that it speaks to."""
         return self._wire.server
@@ -242,7 +237,7 @@ class Session:
         if not watchers:
             del self._watchers[directory]
             # Else it tells us on, and nobody listens.
-            if self.speaking and self._asked < WINDOW:
+            if self._connected.is_set() and not self.ended and self._asked < WINDOW:
                 self._submit(remove_watch(directory))
 
     # -- the end

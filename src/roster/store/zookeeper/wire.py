@@ -129,23 +129,12 @@ class Wire:
 
     def post(self, call: Callable[..., None], *args: Any, **named: Any) -> None:
         """Have the loop make a call; the calls stay in order, and a burst costs one wake-up."""
-        if self.orphaned():
-            return
         self._inbox.append((call, args, named))
         if len(self._inbox) == 1:
             try:
                 self._loop.call_soon_threadsafe(self._drain)
             except RuntimeError:
-                self.orphaned()
-
-    def orphaned(self) -> bool:
-        """Return whether the loop was closed without a goodbye; nobody is left to hear then, and all ends by itself."""
-        if not self._loop.is_closed():
-            return False
-        self._stop()
-        if self._client._connection.connection_stopped.is_set():
-            self._client.close()
-        return True
+                self._client._stopped.set()  # the loop was closed, and nobody is left to hear
 
     def _drain(self) -> None:
         # An item leaves when it is done: until then the other side sees a length of two or more, and does not wake us.
@@ -219,9 +208,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
                 with self._lock:
                     self._socket = made
         except OSError as error:
-            # What is hung up on at once may be found here or in the first exchange: `_connect` has the words for both.
-            if not isinstance(error, ConnectionResetError | BrokenPipeError):
-                self.fault = f"{self.peer}: {_reason(error)}"
+            self.fault = f"{self.peer}: {_reason(error)}"
             made.close()
             raise
         except BaseException:
@@ -288,8 +275,6 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         self.client.owner.post(self.client.owner.listener.finished, closed=self._closed)
 
     def _connect_loop(self, retry: KazooRetry) -> Any:
-        if self.client.owner.orphaned():
-            return STOP_CONNECTING
         try:
             return super()._connect_loop(retry)
         except ForceRetryError:
@@ -307,7 +292,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         self.handler.fault = ""
         # A server that was wiped or restored refuses for ever whoever says that it has seen more. Nothing here needs that
         # guard against servers that lag behind: whatever is read anew begins with a `sync`.
-        pass
+        self.client.last_zxid = 0
         try:
             read_timeout, connect_timeout = super()._connect(host, hostip, port)
         except KazooTimeoutError:
@@ -326,8 +311,6 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         return read_timeout, connect_timeout
 
     def _send_ping(self, connect_timeout: float) -> None:
-        if self.client.owner.orphaned():
-            raise ConnectionDropped("the event loop behind it is closed")
         if self._own_pings:
             super()._send_ping(connect_timeout)
 
