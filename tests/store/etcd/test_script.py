@@ -9,9 +9,11 @@ from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no types
 import pytest
+from tests.store.etcd.conftest import until
 
 from roster.errors import StoreDeniedError, StoreError, StoreUnavailableError
 from roster.store import Batch, open_store
+from roster.store.etcd import watch
 from roster.store.etcd.messages import GRANT, KEEP_ALIVE, RANGE, STATUS, TXN, WATCH, Method
 
 Say = Callable[..., Awaitable[None]]
@@ -24,6 +26,7 @@ class Scripted:
 
     Attributes:
         version: what it says it is.
+        leader: the leader that it knows, 0 for none.
         stream: called for each stream with a function that sends an answer, and with the call.
         unary: an answer to all but the question for its state, bytes; None: a good one.
         writes: how many transactions it was asked for.
@@ -31,6 +34,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.version = "3.5.16"
+        self.leader = 1
         self.stream: Script | None = None
         self.unary: bytes | None = None
         self.writes = 0
@@ -45,7 +49,7 @@ class Scripted:
     def _answering(self, path: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         async def answer(request: bytes, call: Any) -> bytes:
             if path == STATUS.path:
-                return _bytes(STATUS.response(header=HEADER, version=self.version, leader=1))
+                return _bytes(STATUS.response(header=HEADER, version=self.version, leader=self.leader))
             self.writes += path == TXN.path
             if self.unary is not None:
                 return self.unary
@@ -254,3 +258,95 @@ async def test_a_failed_transaction_that_names_no_condition_is_not_a_success(scr
     async with open_store(scripted.url) as store:
         with pytest.raises(StoreUnavailableError, match="which condition"):
             await store.put("/a", b"", if_revision=3)
+
+
+async def test_a_server_that_lives_but_forgets_the_watch_is_noticed(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stream(say: Say, call: Any) -> None:
+        await say(created=True)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(watch, "SILENCE", 0.3)
+    scripted.stream = stream
+    async with _watching(scripted) as batches:
+        with pytest.raises(StoreUnavailableError, match="no answer in time"):
+            await anext(batches)
+
+
+async def test_no_more_is_read_ahead_than_was_agreed(scripted: Scripted) -> None:
+    async def stream(say: Say, call: Any) -> None:
+        await say(created=True)
+        for number in range(100):
+            await say(events=_events(("/a", 11 + number)))
+        sent.set()
+        await call.read()
+
+    sent = asyncio.Event()
+    scripted.stream = stream
+    async with _watching(scripted) as batches:
+        assert isinstance(batches, watch.Watch)
+        await sent.wait()
+        await until(lambda: len(batches._batches) == watch.AHEAD)
+        seen = [(await anext(batches)).revision for _ in range(100)]
+    assert seen == list(range(11, 111))
+
+
+async def test_a_store_that_is_closed_while_its_watch_opens_has_no_watch(scripted: Scripted) -> None:
+    async def stream(say: Say, call: Any) -> None:
+        asked.set()
+        await closed.wait()
+        await say(created=True)
+        await call.read()
+
+    asked, closed = asyncio.Event(), asyncio.Event()
+    scripted.stream = stream
+    async with open_store(scripted.url) as sharing, asyncio.timeout(10):
+        await sharing.get("/a")
+        store = open_store(scripted.url)
+        opening = asyncio.ensure_future(store.watch("/", from_revision=11).__aenter__())
+        await asked.wait()
+        await store.close()
+        closed.set()
+        with pytest.raises(StoreUnavailableError, match="closed"):
+            await opening
+
+
+async def test_a_keep_alive_is_sent_again_on_another_stream(scripted: Scripted) -> None:
+    async def stream(say: Say, call: Any) -> None:
+        streams.append(call)
+        if len(streams) == 1:
+            await call.abort(grpc.StatusCode.UNAVAILABLE, "enough")
+        await say(ID=7, TTL=30)
+        await call.read()
+
+    streams: list[Any] = []
+    scripted.stream = stream
+    async with open_store(scripted.url) as store:
+        await (await store.grant(30)).keep_alive()
+    assert len(streams) == 2
+
+
+async def test_a_silent_stream_of_keep_alives_is_given_up(scripted: Scripted) -> None:
+    async def stream(say: Say, call: Any) -> None:
+        streams.append(call)
+        if len(streams) > 1:
+            await say(ID=7, TTL=30)
+        await asyncio.Event().wait()
+
+    streams: list[Any] = []
+    scripted.stream = stream
+    async with open_store(scripted.url) as store:
+        lease = await store.grant(30)
+        with pytest.raises(StoreUnavailableError, match="no answer in time"):
+            await lease.keep_alive()
+        await lease.keep_alive()
+    assert len(streams) == 2
+
+
+async def test_a_member_without_a_leader_is_not_asked(scripted: Scripted) -> None:
+    scripted.leader = 0
+    async with open_store(scripted.url) as store:
+        with pytest.raises(StoreUnavailableError, match="no leader"):
+            await store.put("/a", b"")
+    assert scripted.writes == 0

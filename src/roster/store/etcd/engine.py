@@ -71,7 +71,6 @@ class EtcdStore:
         self._own_key = f"{url.prefix}/".encode()
         self._closed = False
         self._watches: set[Watch] = set()
-        self._keys_per_answer = FIRST_KEYS
 
     @property
     def url(self) -> str:
@@ -133,10 +132,9 @@ class EtcdStore:
             start = max(start, after.encode() + b"\0")
         shown = revision or 0
         entries: list[Entry] = []
+        fitting = FIRST_KEYS
         while True:
-            wanted = self._keys_per_answer
-            if limit:
-                wanted = min(wanted, limit - len(entries))
+            wanted = min(fitting, limit - len(entries)) if limit else fitting
             answer = await self._range(
                 RangeRequest(key=start, range_end=end, limit=wanted, revision=shown), f"list {prefix!r}"
             )
@@ -148,7 +146,7 @@ class EtcdStore:
                 return Page(tuple(entries), shown, entries[-1].key)
             start = answer.kvs[-1].key + b"\0"
             average = answer.ByteSize() // len(answer.kvs) + 1
-            self._keys_per_answer = min(max(ANSWER_BYTES // average, 4), MOST_KEYS)
+            fitting = min(max(ANSWER_BYTES // average, 4), MOST_KEYS)
 
     async def _range(self, request: Any, doing: str) -> Any:
         try:

@@ -48,7 +48,7 @@ class _Stream:
     ) -> None:
         self.token = token
         self.failure: Failure | None = None
-        self.heard = boottime()
+        self.heard = 0.0
         self._call = call
         self._endpoint = endpoint
         self._distrust = distrust
