@@ -145,3 +145,14 @@ def test_an_unknown_server_is_an_error() -> None:
         2,
         "setup-servers: no such server: redis; there are etcd, consul, zookeeper, rabbitmq\n",
     )
+
+
+def test_a_machine_without_rabbitmq_has_none_and_says_so(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(setup, "DEBIANS_RABBITMQ", str(tmp_path / "rabbitmq-server"))
+    assert setup.rabbitmq_programs() is None
+    for name in ("rabbitmq-server", "rabbitmqctl", "epmd"):
+        program(tmp_path / name, "")
+    assert setup.rabbitmq_programs()["rabbitmqctl"] == str(tmp_path / "rabbitmqctl")
