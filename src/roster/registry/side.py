@@ -103,7 +103,16 @@ class Side:
         return self.image.replace(entries, revision)
 
     async def follow(self, hear: Callable[[set[str]], None]) -> None:
-        """Watch from where the copy stands, and tell each time which units have changed, until that fails."""
+        """Watch from where the copy stands, and tell each time which units have changed, until that fails.
+
+        Raises:
+            RevisionCompactedError: it is another store by now; `list` says so.
+        """
+        info = await self.store.info()
+        if info.cluster_id != self._cluster:
+            raise RevisionCompactedError(
+                f"the store {self.store.url} is another one by now: list again", info.revision
+            )
         async with self.store.watch(ROOT, from_revision=self._revision + 1) as batches:
             self.outage.over()
             async for batch in batches:

@@ -34,6 +34,7 @@ from roster.store.etcd.messages import (
     StatusRequest,
     TxnRequest,
 )
+from roster.store.etcd.past import Past
 from roster.store.etcd.watch import Watch, decoded, open_watch
 from roster.store.url import StoreUrl
 
@@ -71,6 +72,7 @@ class EtcdStore:
         self._own_key = f"{url.prefix}/".encode()
         self._closed = False
         self._watches: set[Watch] = set()
+        self._past = Past()
 
     @property
     def url(self) -> str:
@@ -110,7 +112,25 @@ class EtcdStore:
             ("database", f"{status.dbSize / 1e6:.1f} MB"),
             *(("alarm", said(error)) for error in status.errors),
         )
-        return StoreInfo("etcd", f"{header.cluster_id:x}", header.revision, 0, details)
+        await self._check_past(header.revision)
+        past = f"-{self._past.changes}" if self._past.changes else ""
+        return StoreInfo("etcd", f"{header.cluster_id:x}{past}", header.revision, 0, details)
+
+    async def _check_past(self, newest: int) -> None:
+        """Look whether the past is still the one that this store has seen."""
+        fact = self._past.fact
+        if fact is None:
+            return
+        if fact.revision > newest:
+            self._past.disproved(fact)
+            return
+        request = RangeRequest(key=fact.key, keys_only=True, revision=fact.revision)
+        try:
+            found = (await self.client.read(RANGE, request, f"read {fact.key.decode()!r}")).kvs
+        except RevisionCompactedError:
+            return  # nobody can continue from there: whoever wants to is told so, and lists
+        if (found[0].mod_revision if found else 0) != fact.mod_revision:
+            self._past.disproved(fact)
 
     async def _header(self, key: bytes) -> Any:
         """Return the header of a linearizable read: what it says is not older than this moment."""
@@ -141,6 +161,7 @@ class EtcdStore:
             shown = shown or answer.header.revision
             entries.extend(_entry(key, kv) for kv in answer.kvs if (key := decoded(kv.key)) is not None)
             if not (answer.more and answer.kvs):
+                self._past.listed(((entry.key, entry.mod_revision) for entry in entries), shown)
                 return Page(tuple(entries), shown)
             if limit and len(entries) == limit:
                 return Page(tuple(entries), shown, entries[-1].key)
@@ -210,16 +231,18 @@ class EtcdStore:
         limits.check_from_revision(from_revision)
         client = self.client
         key, range_end = prefix_range(prefix)
-        header = await self._header(key)
-        if from_revision > header.revision + 1:
-            raise RevisionCompactedError(
-                f"revision {from_revision} of {self.url} lies in the future (it is at {header.revision}): the store is "
-                "another one or was restored: list again",
-                header.revision,
-            )
-        watch = await open_watch(client, key, range_end, from_revision, f"watch {prefix!r}")
+        watch = await open_watch(client, key, range_end, from_revision, f"watch {prefix!r}", past=self._past)
         self._watches.add(watch)
         try:
+            # Asked after the watch was opened: an etcd that is wiped between the two would keep it in silence. (What the
+            # watch itself says of its revision is that of one member, which may lag behind.)
+            newest = (await self._header(key)).revision
+            if from_revision > newest + 1:
+                raise RevisionCompactedError(
+                    f"revision {from_revision} of {self.url} lies in the future (it is at {newest}): the store is "
+                    "another one or was restored: list again",
+                    newest,
+                )
             _ = self.client  # not closed meanwhile
             yield watch
         finally:

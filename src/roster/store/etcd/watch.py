@@ -23,6 +23,7 @@ from roster.store.etcd.messages import (
 if TYPE_CHECKING:
     from roster.store.etcd.client import Client
     from roster.store.etcd.endpoint import Endpoint, Stream
+    from roster.store.etcd.past import Past
 
 # The server is asked this often how far the watch has come ...
 PROGRESS = 2.5
@@ -63,12 +64,25 @@ class Watch(AsyncIterator[Batch]):
         endpoint: where it leads.
         from_revision: the first revision that is wanted.
         doing: what this is, for error messages.
+        scope: the first key, and the first after the last.
+        past: what is seen is told to it.
     """
 
     def __init__(
-        self, client: Client, call: Stream, endpoint: Endpoint, from_revision: int, doing: str
+        self,
+        client: Client,
+        call: Stream,
+        endpoint: Endpoint,
+        from_revision: int,
+        doing: str,
+        *,
+        scope: tuple[bytes, bytes],
+        past: Past,
     ) -> None:
         self._client = client
+        self._scope = scope
+        self._since = from_revision
+        self._past = past
         self._call = call
         self._endpoint = endpoint
         self._doing = doing
@@ -165,6 +179,11 @@ class Watch(AsyncIterator[Batch]):
 
     def _deliver(self, changes: tuple[Change, ...], revision: int) -> None:
         self._position = max(self._position, revision)
+        if changes:
+            last = changes[-1]
+            self._past.watched(last.key.encode(), last.revision if last.type == "put" else 0, revision)
+        else:
+            self._past.unchanged(self._scope, self._since, revision)
         if changes or not self._batches:
             self._batches.append(Batch(changes, self._position))
             self._readable.set()
@@ -188,7 +207,9 @@ def _cancelled(response: Any) -> Failure:
     return Failure.of_reason(response.cancel_reason)
 
 
-async def open_watch(client: Client, key: bytes, range_end: bytes, from_revision: int, doing: str) -> Watch:
+async def open_watch(
+    client: Client, key: bytes, range_end: bytes, from_revision: int, doing: str, *, past: Past
+) -> Watch:
     """Open a watch; nothing is missed from then on.
 
     Args:
@@ -196,6 +217,7 @@ async def open_watch(client: Client, key: bytes, range_end: bytes, from_revision
         range_end: the first key after the last.
         from_revision: the first revision that is wanted.
         doing: what this is, for error messages.
+        past: what is seen is told to it.
 
     Raises:
         RevisionCompactedError: the revision is not kept.
@@ -220,6 +242,6 @@ async def open_watch(client: Client, key: bytes, range_end: bytes, from_revision
         except BaseException:
             call.cancel()
             raise
-        return Watch(client, call, endpoint, from_revision, doing)
+        return Watch(client, call, endpoint, from_revision, doing, scope=(key, range_end), past=past)
 
     return await client.try_members(ask, doing, repeatable=True)
