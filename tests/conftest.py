@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from roster._clock import boottime
 
 pytest_plugins = ["tests.engines"]
 
 _numbers = itertools.count()
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("roster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("roster")
 
 
 @pytest.fixture(params=["memory", "embedded"])

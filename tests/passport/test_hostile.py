@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.passport.samples import FOUNDING, refusal, small, yaml_with
 
@@ -308,7 +308,7 @@ documents = st.dictionaries(keys, trees | tricky, max_size=5)
 
 
 @given(documents)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_json_output_is_read_alike_by_json_by_yaml_and_by_us(document: dict[str, Any]) -> None:
     raw = to_json(document)
     text = raw.decode()
@@ -320,7 +320,7 @@ def test_json_output_is_read_alike_by_json_by_yaml_and_by_us(document: dict[str,
 
 
 @given(documents)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_yaml_output_is_read_alike_by_yaml_and_by_us(document: dict[str, Any]) -> None:
     text = to_yaml(document)
     assert yaml.safe_load(text) == document
@@ -345,19 +345,19 @@ def _read(raw: bytes) -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 def test_random_bytes_never_raise_anything_else(raw: bytes) -> None:
     _read(raw)
 
 
 @given(st.text(st.sampled_from("{}[]:,\"'&*!|>-? \n\tabc01.#%~<"), max_size=60))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_random_punctuation_never_raises_anything_else(text: str) -> None:
     _read(text.encode())
 
 
 @given(trees)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_random_documents_never_raise_anything_else(document: Any) -> None:
     _read(json.dumps(document).encode())
     _read(yaml.safe_dump(document, allow_unicode=True).encode())
@@ -370,7 +370,7 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.integers(0, 2**32), trees, st.integers(1, 3))
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250)
 def test_a_mutated_passport_never_raises_anything_else(seed: int, junk: Any, changes: int) -> None:
     document = yaml.safe_load(FOUNDING.read_text())
     choose = random.Random(seed)
@@ -389,7 +389,7 @@ def test_a_mutated_passport_never_raises_anything_else(seed: int, junk: Any, cha
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_mutated_text_never_raises_anything_else(seed: int) -> None:
     choose = random.Random(seed)
     raw = bytearray(FOUNDING.read_bytes() if seed % 2 else NodePassport.load(FOUNDING).to_json())
@@ -402,7 +402,7 @@ def test_mutated_text_never_raises_anything_else(seed: int) -> None:
 
 
 @given(documents)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_key_of_json_and_yaml_text_has_a_place(document: dict[str, Any]) -> None:
     found: list[Document] = [
         json_text.read(to_json(document).decode(), FILE),
@@ -416,7 +416,7 @@ def test_every_key_of_json_and_yaml_text_has_a_place(document: dict[str, Any]) -
 
 
 @given(documents)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_pyyaml_writes_into_the_store_is_read_as_it_was_meant(document: dict[str, Any]) -> None:
     text = yaml.dump(document)
     (again,) = read(text, source="<store>", limits=STORED, yaml_1_1=True)

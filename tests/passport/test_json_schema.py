@@ -90,7 +90,7 @@ JUNK = st.sampled_from(
 
 
 @given(st.integers(0, 2**32), JUNK)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_the_full_check_accepts_editors_accept(seed: int, junk: Any) -> None:
     document = yaml.safe_load(FOUNDING.read_text())
     *parents, last = random.Random(seed).choice(_paths(document))

@@ -265,7 +265,7 @@ def test_the_founding_passport_is_found() -> None:
 
 
 @given(st.text(st.sampled_from("ab1./=!<>(), in-_not\t"), max_size=40) | st.text(max_size=30))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_text_is_read_or_refused_and_its_canonical_form_reads_the_same(text: str) -> None:
     try:
         selector = Selector.parse(text)

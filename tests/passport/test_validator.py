@@ -250,7 +250,7 @@ schemas = st.recursive(
 
 
 @given(schemas, values)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_schema_and_no_value_raises_anything_else(schema: Any, value: Any) -> None:
     error = refusal(lambda: SchemaValidator(schema))
     if error is None:

@@ -115,7 +115,7 @@ ranges = st.lists(
 
 
 @given(ranges, versions)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_canonical_text_reads_as_the_same_range(text: str, version: str) -> None:
     found = VersionRange.parse(text)
     again = VersionRange.parse(str(found))
@@ -125,7 +125,7 @@ def test_the_canonical_text_reads_as_the_same_range(text: str, version: str) -> 
 
 
 @given(st.text(max_size=20) | st.text(st.sampled_from("0123456789.xX*<>=^~!|, v-a+"), max_size=15))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_read_or_refused(text: str) -> None:
     error = refusal(lambda: VersionRange.parse(text).matches("1.2.3"))
     assert error is None or (isinstance(error, SelectorError) and str(error).isprintable())

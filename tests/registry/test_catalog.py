@@ -577,7 +577,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ACTIONS)
 def test_following_the_changes_and_listing_afresh_give_the_same_copy(
     actions: list[tuple[str, str, int]],

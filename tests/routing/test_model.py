@@ -278,5 +278,5 @@ class RouterAgainstModel(RuleBasedStateMachine):
         assert {id(seat) for seat in seats} == {id(seat) for tier in tiers for seat in tier.members.values()}
 
 
-RouterAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+RouterAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestRouterAgainstModel = RouterAgainstModel.TestCase

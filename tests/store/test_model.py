@@ -280,7 +280,7 @@ class SqliteMachine(StoreMachine):
         return SqliteStore(str(self.directory / "registry.db"), now=lambda: self.time)
 
 
-BOUNDS = settings(max_examples=60, stateful_step_count=40, deadline=None)
+BOUNDS = settings(max_examples=60, stateful_step_count=40)
 TestMemoryAgainstTheModel = MemoryMachine.TestCase
 TestMemoryAgainstTheModel.settings = BOUNDS
 TestSqliteAgainstTheModel = SqliteMachine.TestCase

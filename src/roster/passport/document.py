@@ -15,7 +15,7 @@ from roster.passport.capability import Capability
 from roster.passport.limits import FILE, STORED
 from roster.passport.plain import plain
 from roster.passport.reading import Document, ReadError, decode, read
-from roster.passport.rules import Object, Report, check_tree
+from roster.passport.rules import Object, Report, check_tree, fingerprint
 from roster.passport.views import view
 from roster.passport.words import describe
 from roster.passport.writing import to_json, to_yaml
@@ -193,6 +193,12 @@ class NodePassport(Mapping[str, Any]):
         made = tuple(Capability(each, self.version) for each in declared)
         object.__setattr__(self, "_capabilities", made)
         return made
+
+    @property
+    def capabilities_mark(self) -> bytes:
+        """16 bytes that are equal for passports whose capabilities are written alike; empty where there are none such."""
+        spec = self._doc["spec"]
+        return fingerprint((spec.get("capabilities"), spec.get("version")))
 
     def capability(self, name: str) -> Capability | None:
         """Return the capability of this name, or None."""

@@ -18,6 +18,7 @@ from roster.passport.rules import (
     MapOf,
     Number,
     Object,
+    Remembered,
     Report,
     Text,
 )
@@ -211,6 +212,8 @@ CAPABILITY = Object(
     }
 )
 
+_CAPABILITIES = ListOf(CAPABILITY, MAX_CAPABILITIES, unique="name")
+
 CONDITION = Object(
     {
         "type": Field(_LABEL_KEY, "What the condition speaks of.", required=True, examples=("Responsive",)),
@@ -289,7 +292,7 @@ SPEC = Object(
         ),
         "version": Field(_VERSION, "The node's version.", examples=("1.0.0",), lenient=_ANY_TEXT),
         "capabilities": Field(
-            ListOf(CAPABILITY, MAX_CAPABILITIES, unique="name"), "What it can do.", default=[]
+            _CAPABILITIES, "What it can do.", default=[], lenient=Remembered(_CAPABILITIES)
         ),
         "communication": Field(COMMUNICATION, "How to reach it."),
         "resources": Field(RESOURCES, "What it has; further keys are welcome."),

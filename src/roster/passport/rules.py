@@ -7,8 +7,10 @@ One table of these (`fields.py`) is the source of validation, of warnings about 
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias
 
 from roster.errors import Fault
@@ -17,6 +19,8 @@ from roster.passport.reading import Places, locate
 from roster.passport.words import Path, describe, foreign_letter, quote, show_path
 
 JsonSchema: TypeAlias = dict[str, Any]
+
+_MAX_REMEMBERED = 10_000
 
 
 class Report:
@@ -238,6 +242,45 @@ class MapOf:
         return {**out, "propertyNames": names} if names else out
 
 
+class Remembered:
+    """A rule for what stands alike in many documents: what has passed once passes again for the price of a hash.
+
+    Args:
+        rule: what it stands for. It must judge by the value alone.
+    """
+
+    __slots__ = ("_passed", "rule")
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self._passed: set[bytes] = set()
+
+    def check(self, value: Any, path: Path, report: Report) -> None:
+        """Report what the rule reports."""
+        mark = fingerprint(value)
+        if mark in self._passed:
+            return
+        before = len(report.faults)
+        self.rule.check(value, path, report)
+        if mark and len(report.faults) == before:
+            if len(self._passed) >= _MAX_REMEMBERED:
+                self._passed.clear()
+            self._passed.add(mark)
+
+    def schema(self) -> JsonSchema:
+        """Return the rule as JSON Schema."""
+        return self.rule.schema()
+
+
+def fingerprint(value: Any) -> bytes:
+    """Return 16 bytes that only equal values written alike share; empty for what is no JSON."""
+    try:
+        # Version 2 knows no references to objects seen before: what it writes depends on the value alone.
+        return blake2b(marshal.dumps(value, 2), digest_size=16).digest()
+    except ValueError:
+        return b""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One named field of an object.
@@ -265,28 +308,38 @@ class Object:
 
     fields: Mapping[str, Field]
     extra: bool = False
+    _required: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _lenient: Mapping[str, Rule] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        needed = tuple(name for name, known in self.fields.items() if known.required)
+        object.__setattr__(self, "_required", needed)
+        loose = {name: known.lenient or known.rule for name, known in self.fields.items()}
+        judging = {name: rule for name, rule in loose.items() if not isinstance(rule, Anything)}
+        object.__setattr__(self, "_lenient", judging)
 
     def check(self, value: Any, path: Path, report: Report) -> None:
         """Report what is no map, missing or wrong in a field, and warn of unknown fields."""
         if not isinstance(value, dict):
             report.expected(path, "a map", value)
             return
-        lenient = report.lenient
-        for name, known in self.fields.items():
-            item = value.get(name)
-            if item is None:
-                if known.required:
-                    rule = known.rule
-                    expected = rule.expected if isinstance(rule, Text) else "a value"
-                    report.fault((*path, name), f"required, and missing: expected {expected}")
-                continue
-            rule = known.lenient if lenient and known.lenient is not None else known.rule
-            rule.check(item, (*path, name), report)
-        if lenient or self.extra:
-            return
-        for key in value:
-            if key not in self.fields:
-                report.warn((*path, key), f"unknown field{self._guess(key)}; it is kept")
+        for name in self._required:
+            if value.get(name) is None:
+                rule = self.fields[name].rule
+                expected = rule.expected if isinstance(rule, Text) else "a value"
+                report.fault((*path, name), f"required, and missing: expected {expected}")
+        # Ten thousand documents are read when a process starts: what is known is looked up, not gone through.
+        rules = self._lenient if report.lenient else None
+        for name, item in value.items():
+            if rules is not None:
+                rule_of = rules.get(name)
+            else:
+                known = self.fields.get(name)
+                rule_of = known.rule if known is not None else None
+                if known is None and not self.extra:
+                    report.warn((*path, name), f"unknown field{self._guess(name)}; it is kept")
+            if rule_of is not None and item is not None:
+                rule_of.check(item, (*path, name), report)
 
     def _guess(self, key: str) -> str:
         import difflib

@@ -25,6 +25,23 @@ class Sharing:
 
     def __init__(self) -> None:
         self._shared: dict[tuple[tuple[str, str | bytes | None], ...], Mapping[str, Any]] = {}
+        self._declared: dict[bytes, tuple[Mapping[str, str | None], Mapping[str, bytes]]] = {}
+
+    def declared(self, passport: NodePassport) -> tuple[Mapping[str, str | None], Mapping[str, bytes]]:
+        """Return the capabilities of a passport with their versions, and how their contracts are written."""
+        mark = passport.capabilities_mark
+        found = self._declared.get(mark)
+        if found is None:
+            declared = passport.capabilities
+            found = (
+                self.share(tuple((capability.name, capability.version) for capability in declared)),
+                self.share(tuple((capability.name, capability.spelling) for capability in declared)),
+            )
+            if len(self._declared) >= _MAX_SHARED:
+                self._declared.clear()
+            if mark:
+                self._declared[mark] = found
+        return found
 
     def share(self, items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
         """Return the mapping of these pairs, the same object each time."""
@@ -87,12 +104,9 @@ class Facts:
         self.uid: str = passport.uid or ""
         self.generation: int = passport.generation
         self.labels: Mapping[str, str] = sharing.share(tuple(passport.labels.items()))
-        self.capabilities: Mapping[str, str | None] = sharing.share(
-            tuple((capability.name, capability.version) for capability in passport.capabilities)
-        )
-        self.spellings: Mapping[str, bytes] = sharing.share(
-            tuple((capability.name, capability.spelling) for capability in passport.capabilities)
-        )
+        self.capabilities: Mapping[str, str | None]
+        self.spellings: Mapping[str, bytes]
+        self.capabilities, self.spellings = sharing.declared(passport)
         self.type: str = intern(passport.type)
         self.version: str | None = None if version is None else intern(version)
         self.queue: str = passport.mindbus_queue

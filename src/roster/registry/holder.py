@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,15 +53,17 @@ class Holder:
     @classmethod
     def from_dict(cls, data: object) -> Holder | None:
         """Read it back; None if it is not a holder (a status written by somebody else need not name one)."""
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             return None
-        texts = [data.get(field) for field in ("host", "boot_id", "pid_ns")]
-        numbers = [data.get(field) for field in ("pid", "start")]
-        if not all(isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts):
-            return None
-        if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-            return None
-        return cls(*texts, *numbers)  # type: ignore[arg-type]  # the checks above are the proof
+        for name in ("host", "boot_id", "pid_ns"):
+            text = data.get(name)
+            if not isinstance(text, str) or len(text) > _MAX_TEXT:
+                return None
+        for name in ("pid", "start"):
+            number = data.get(name)
+            if type(number) is not int or not 0 <= number < 2**63:
+                return None
+        return cls(data["host"], data["boot_id"], data["pid_ns"], data["pid"], data["start"])
 
     def liveness(self) -> Liveness:
         """Say what can be proven from this machine, now.

@@ -9,8 +9,9 @@ ROOT = "/ai-team/"
 NODES = "/ai-team/nodes/"
 STATUS = "/ai-team/status/"
 
-# DNS-1123 label, as Kubernetes asks of names. `\Z`, not `$`: `$` would let a trailing newline through.
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+# Two DNS-1123 labels, as Kubernetes asks of names. `\Z`, not `$`: `$` would let a trailing newline through.
+_LABEL = r"([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)"
+_IDENTITY = re.compile(rf"{_LABEL}/{_LABEL}\Z")
 
 
 class NodeKey(NamedTuple):
@@ -25,10 +26,8 @@ class NodeKey(NamedTuple):
 
 def split(path: str, prefix: str) -> NodeKey | None:
     """Return the identity that a key under `prefix` spells, or None if it spells none."""
-    namespace, slash, name = path[len(prefix) :].partition("/")
-    if slash and _LABEL.match(namespace) and _LABEL.match(name):
-        return NodeKey(namespace, name)
-    return None
+    found = _IDENTITY.match(path, len(prefix))
+    return NodeKey(*found.groups()) if found else None
 
 
 def node_key(namespace: str, name: str) -> str:

@@ -20,6 +20,8 @@ MAX_CONDITIONS = 32
 MAX_WITHDRAWN = 256
 MAX_COUNT = 2**53  # what every JSON reader keeps exactly
 _MAX_TEXT = 1024
+_TEXTS = ("uid", "registered_at", "updated_at", "challenge", "mirrored_from")
+_COUNTS = {"active_tasks": 0, "capacity": 1, "seq": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,22 +125,15 @@ class NodeStatus:
         """
         data = load_object(value, source, MAX_STATUS_BYTES)
         faults: list[Fault] = []
-
-        def text(name: str, *, required: bool = False, default: str = "") -> str:
-            found = data.get(name, default)
-            if isinstance(found, str) and len(found) <= _MAX_TEXT and (found or not required):
-                return found
-            faults.append(Fault(name, f"expected text of at most {_MAX_TEXT} characters"))
-            return default
-
-        def count(name: str, default: int) -> int:
-            found = data.get(name, default)
-            if type(found) is int and 0 <= found <= MAX_COUNT:
-                return found
-            faults.append(Fault(name, "expected a whole number from 0"))
-            return default
-
-        state = text("state", required=True, default="ready")
+        for name in _TEXTS:
+            text = data.setdefault(name, "")
+            if not isinstance(text, str) or len(text) > _MAX_TEXT or (not text and name == "uid"):
+                faults.append(Fault(name, f"expected text of at most {_MAX_TEXT} characters"))
+        for name, default in _COUNTS.items():
+            count = data.setdefault(name, default)
+            if type(count) is not int or not 0 <= count <= MAX_COUNT:
+                faults.append(Fault(name, "expected a whole number from 0"))
+        state = data.get("state", "ready")
         if state not in STATES:
             faults.append(Fault("state", f"expected one of {', '.join(STATES)}"))
         ttl = data.get("ttl", 30.0)
@@ -146,19 +141,19 @@ class NodeStatus:
             faults.append(Fault("ttl", "expected seconds above 0"))
             ttl = 30.0
         status = cls(
-            uid=text("uid", required=True),
+            uid=data["uid"],
             state=state,
-            active_tasks=count("active_tasks", 0),
-            capacity=count("capacity", 1),
-            seq=count("seq", 0),
+            active_tasks=data["active_tasks"],
+            capacity=data["capacity"],
+            seq=data["seq"],
             ttl=float(ttl),
             holder=Holder.from_dict(data.get("holder")),
             conditions=tuple(_conditions(data.get("conditions", []), faults)),
             withdrawn=_words(data.get("withdrawn", []), faults),
-            registered_at=text("registered_at"),
-            updated_at=text("updated_at"),
-            challenge=text("challenge"),
-            mirrored_from=text("mirrored_from"),
+            registered_at=data["registered_at"],
+            updated_at=data["updated_at"],
+            challenge=data["challenge"],
+            mirrored_from=data["mirrored_from"],
         )
         if faults:
             raise DocumentError(source, faults)

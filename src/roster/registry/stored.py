@@ -22,7 +22,7 @@ def load_object(value: bytes, source: str, limit: int) -> dict[str, Any]:
     if len(value) > limit:
         raise DocumentError(source, [Fault("", f"expected at most {limit} bytes, this has {len(value)}")])
     try:
-        data = json.loads(value)
+        data = json.loads(value.decode())
         if b"\\ud" in value or b"\\uD" in value:
             # An escaped half of a surrogate pair loads, and breaks whoever prints it.
             json.dumps(data, ensure_ascii=False).encode()
