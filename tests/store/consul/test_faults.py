@@ -198,6 +198,12 @@ def silent() -> Iterator[int]:
         yield listening.getsockname()[1]
 
 
+async def test_hosts_have_names(consul_server: str) -> None:
+    async with _store(consul_server.replace("127.0.0.1", "localhost")) as store:
+        assert "localhost" in store.url
+        await store.info()
+
+
 async def test_whatever_is_wrong_is_one_clear_line_in_time(closed: int, silent: int) -> None:
     said = {}
     for name, address in {

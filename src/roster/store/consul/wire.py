@@ -19,6 +19,7 @@ from yarl import URL
 from roster._clock import boottime
 from roster._text import safe
 from roster.errors import ConfigError, LimitError, StoreDeniedError, StoreUnavailableError
+from roster.store.consul.resolver import Resolver
 from roster.store.url import StoreUrl
 
 # An agent serves one address at most 200 connections at once and resets what is beyond
@@ -226,7 +227,10 @@ class Wire:
                 headers["X-Consul-Token"] = self._url.password
             session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=LOOKS if blocks else REQUESTS, keepalive_timeout=IDLE, ssl=self._context or True
+                    limit=LOOKS if blocks else REQUESTS,
+                    keepalive_timeout=IDLE,
+                    ssl=self._context or True,
+                    resolver=Resolver(),
                 ),
                 headers=headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
