@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 
+from roster.errors import StoreUnavailableError
 from roster.store.url import store_url
 from roster.store.zookeeper import ZookeeperStore
 
@@ -25,6 +27,34 @@ async def eventually(condition: Callable[[], Awaitable[Any]], within: float = 30
         while not (answer := await condition()):
             await asyncio.sleep(0.02)
         return answer
+
+
+async def until(condition: Callable[..., bool], *given: Any, within: float = 30.0) -> None:
+    """Wait until a condition holds for what is given."""
+    async with asyncio.timeout(within):
+        while not condition(*given):
+            await asyncio.sleep(0.01)
+
+
+async def answers(store: ZookeeperStore) -> bool:
+    """Return whether the server is within reach."""
+    try:
+        await store.info()
+    except StoreUnavailableError:
+        return False
+    return True
+
+
+def threads() -> int:
+    """Return how many threads the engine has in this process."""
+    return sum(each.name == "roster-zookeeper" for each in threading.enumerate())
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Whatever a test opens it closes, and what is closed has no thread any more."""
+    yield
+    assert threads() == 0
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def alone(*wanted: Op, session: int = 7) -> tuple[list[str], list[Op], int]:
     return [], list(wanted), session
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(storm, writes, storm)
 # Two replace the same holder: the second finds a znode at the version that it has seen.
 @example(
@@ -199,7 +199,7 @@ def test_what_was_planned_happens_whole_on_what_was_seen_or_not_at_all(
     assert {key: model.key(key) for key in KEYS} == expected
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(storm, writes)
 def test_what_is_planned_on_what_is_there_is_possible(
     before: list[object], write: tuple[list[str], list[Op], int]

@@ -12,7 +12,7 @@ from roster.errors import ConfigError, StoreUnavailableError
 from roster.store.url import StoreUrl
 from roster.store.zookeeper.packets import Reply, Request
 from roster.store.zookeeper.session import Session, SessionEndedError
-from roster.store.zookeeper.wire import Settings
+from roster.store.zookeeper.sockets import Settings
 
 # Seconds, where the server grants them: kazoo notices a dead connection within two thirds. No key is bound to this session.
 _SESSION_TIMEOUT = 10.0
@@ -34,7 +34,9 @@ def settings_of(url: StoreUrl) -> Settings:
                 "ROSTER_REGISTRY_USER and ROSTER_REGISTRY_PASSWORD"
             )
         credential = f"{url.username}:{url.password}"
-    return Settings(url.hosts, credential, _context(url, url.tls) if url.tls else None, url.timeout)
+    # Each host has its turn within the time of one request, whatever is wrong with the others.
+    turn = url.timeout / len(url.hosts)
+    return Settings(url.hosts, credential, _context(url, url.tls) if url.tls else None, turn)
 
 
 def _context(url: StoreUrl, tls: Tls) -> ssl.SSLContext:
@@ -77,21 +79,25 @@ class Link:
         )
 
     async def ask(self, requests: Sequence[Request]) -> list[Reply]:
-        """Ask what only reads; again where the connection was lost under it.
+        """Ask what only reads; again where the connection was lost under it, until the time of one request is over.
 
         Raises:
             StoreUnavailableError: no answer in time.
             StoreDeniedError: an ACL is against it.
         """
+        by = asyncio.get_running_loop().time() + self._url.timeout
         try:
-            return await self.session().insist(requests)
+            return await self.session().insist(requests, by)
         except SessionEndedError:
-            return await self.session().insist(requests)
+            return await self.session().insist(requests, by)
 
     async def close(self) -> None:
         """End the session."""
         if self._session is not None:
             session, self._session = self._session, None
+            if not session.speaking:
+                await session.drop()
+                return
             try:
                 await session.close(_GOODBYE)
             except StoreUnavailableError:

@@ -17,7 +17,8 @@ from roster.store.zookeeper.packets import (
     add_watch,
     remove_watch,
 )
-from roster.store.zookeeper.wire import Settings, Wire
+from roster.store.zookeeper.sockets import Settings
+from roster.store.zookeeper.wire import Wire
 
 # kazoo wakes its thread by one byte a request, through a socket that takes 278 of them (Linux): the next would block the
 # loop. A lost connection leaves the bytes of its requests behind, so that twice as many must fit.
@@ -76,6 +77,11 @@ class Session:
         self._wire.start()
 
     @property
+    def speaking(self) -> bool:
+        """Whether it is connected."""
+        return self._connected.is_set() and not self.ended
+
+    @property
     def server(self) -> str:
         """Address of the server that it speaks to."""
         return self._wire.server
@@ -113,8 +119,12 @@ class Session:
 
     # -- requests
 
-    async def ask(self, requests: Sequence[Request]) -> list[Reply]:
+    async def ask(self, requests: Sequence[Request], by: float | None = None) -> list[Reply]:
         """Return the replies to requests that are sent one behind the other; what is `Expected` is left to the caller.
+
+        Args:
+            requests: what is asked; each lot of `_CHUNK` has the time of one request.
+            by: the loop's second by which the first lot is answered, where that is sooner.
 
         Raises:
             SessionEndedError: the session has ended.
@@ -124,29 +134,32 @@ class Session:
         """
         replies: list[Reply] = []
         for first in range(0, len(requests), _CHUNK):
-            replies += await self._ask(requests[first : first + _CHUNK])
+            replies += await self._ask(requests[first : first + _CHUNK], None if first else by)
         for request, reply in zip(requests, replies, strict=True):
             error = reply.failure()
             if error is not None and not isinstance(error, Expected):
                 raise self._fault_of(request.what, error)
         return replies
 
-    async def insist(self, requests: Sequence[Request]) -> list[Reply]:
-        """As `ask`, and ask again while the connection is lost under it: for what only reads."""
-        until = asyncio.get_running_loop().time() + self._timeout
+    async def insist(self, requests: Sequence[Request], by: float | None = None) -> list[Reply]:
+        """As `ask`, for what only reads: ask again while the connection is lost under it. All tries have one deadline."""
+        loop = asyncio.get_running_loop()
+        if by is None:
+            by = loop.time() + self._timeout
         while True:
             try:
-                return await self.ask(requests)
+                return await self.ask(requests, by)
             except SessionEndedError:
                 raise
             except LostError:
-                if asyncio.get_running_loop().time() > until:
+                if loop.time() > by:
                     raise
 
-    async def _ask(self, requests: Sequence[Request]) -> list[Reply]:
+    async def _ask(self, requests: Sequence[Request], by: float | None) -> list[Reply]:
         before: int | None = None
+        due = asyncio.get_running_loop().time() + self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(due if by is None else min(by, due)):
                 async with self._turn:
                     await self.ready()
                     while self._asked + len(requests) > WINDOW:
@@ -237,7 +250,7 @@ class Session:
         if not watchers:
             del self._watchers[directory]
             # Else it tells us on, and nobody listens.
-            if self._connected.is_set() and not self.ended and self._asked < WINDOW:
+            if self.speaking and self._asked < WINDOW:
                 self._submit(remove_watch(directory))
 
     # -- the end
@@ -272,8 +285,10 @@ class Session:
         if self._over.is_set():
             return
         self._wire.drop()
+        if self._wire.looking_up:
+            return  # nothing interrupts that; the thread ends behind it
         try:
             async with asyncio.timeout(_ENDING):
                 await self._over.wait()
         except TimeoutError:
-            pass  # its thread looks up a host name, which nothing interrupts; it ends behind that
+            pass  # a machine too busy to let it end; it does when its turn comes

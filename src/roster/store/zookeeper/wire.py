@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
-import socket
-import ssl
-import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionDropped
-from kazoo.handlers.threading import KazooTimeoutError, SequentialThreadingHandler
+from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.connection import CLOSE_RESPONSE, STOP_CONNECTING, ConnectionHandler
 from kazoo.protocol.serialization import CloseInstance
 from kazoo.protocol.serialization import Watch as WatchEvent
@@ -27,6 +23,7 @@ from kazoo.protocol.states import KazooState
 from kazoo.retry import ForceRetryError, KazooRetry
 
 from roster.store.zookeeper.packets import Reply, Request
+from roster.store.zookeeper.sockets import Handler, Settings
 
 logger = logging.getLogger("roster.store.zookeeper")
 
@@ -48,22 +45,6 @@ class Listener(Protocol):
     def finished(self, *, closed: bool) -> None: ...
 
 
-class Settings(NamedTuple):
-    """How to reach the servers.
-
-    Attributes:
-        hosts: `(host, port)` of each.
-        credential: `user:password`, or None.
-        tls: the context for TLS, or None.
-        connect_timeout: seconds for one try to connect.
-    """
-
-    hosts: tuple[tuple[str, int], ...]
-    credential: str | None
-    tls: ssl.SSLContext | None
-    connect_timeout: float
-
-
 class Wire:
     """One ZooKeeper session over one thread. It is never replaced by another: when it has ended, it has.
 
@@ -79,7 +60,7 @@ class Wire:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]] = deque()
-        self._handler = _Handler(settings)
+        self._handler = Handler(settings)
         self._log = _Log(logging.getLogger(f"{logger.name}.kazoo"))
         self._client = _Client(self, settings, session_timeout, own_pings)
         self.listener = listener
@@ -102,6 +83,11 @@ class Wire:
         """The address of the server that it speaks to."""
         return self._handler.peer
 
+    @property
+    def looking_up(self) -> bool:
+        """Whether its thread looks up a host name, which nothing interrupts."""
+        return self._handler.looking_up
+
     def reconnect(self) -> None:
         """Give up a silent connection; the session goes on over another one."""
         self._handler.cut()
@@ -114,7 +100,7 @@ class Wire:
     def drop(self) -> None:
         """Fall silent without a word to the server, which ends the session in its time."""
         self._stop()
-        self._handler.cut()
+        self._handler.end()
 
     def _stop(self) -> None:
         self._log.off = True
@@ -129,12 +115,23 @@ class Wire:
 
     def post(self, call: Callable[..., None], *args: Any, **named: Any) -> None:
         """Have the loop make a call; the calls stay in order, and a burst costs one wake-up."""
+        if self.orphaned():
+            return
         self._inbox.append((call, args, named))
         if len(self._inbox) == 1:
             try:
                 self._loop.call_soon_threadsafe(self._drain)
             except RuntimeError:
-                self._client._stopped.set()  # the loop was closed, and nobody is left to hear
+                self.orphaned()
+
+    def orphaned(self) -> bool:
+        """Return whether the loop was closed without a goodbye; nobody is left to hear then, and all ends by itself."""
+        if not self._loop.is_closed():
+            return False
+        self._stop()
+        if self._client._connection.connection_stopped.is_set():
+            self._client.close()
+        return True
 
     def _drain(self) -> None:
         # An item leaves when it is done: until then the other side sees a length of two or more, and does not wake us.
@@ -148,94 +145,6 @@ class Wire:
         finally:
             if self._inbox:
                 self._loop.call_soon(self._drain)
-
-
-class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's ways to threads and sockets: no threads but that of the connection, and a reason for each failure."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self._settings = settings
-        self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
-        self.fault = ""
-        self.peer = ""
-
-    def start(self) -> None:
-        pass  # results are called back at once, on the thread that read them, while `running` is false
-
-    def stop(self) -> None:
-        pass
-
-    def dispatch_callback(self, callback: Any) -> None:
-        callback.func(*callback.args)
-
-    def spawn(self, func: Any, *args: Any, **named: Any) -> threading.Thread:
-        thread = threading.Thread(target=func, args=args, kwargs=named, name="roster-zookeeper", daemon=True)
-        thread.start()
-        return thread
-
-    def select(self, rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None) -> Any:
-        # kazoo makes an epoll for each look, and does not look into what TLS has decrypted already: of two answers in one
-        # record the second would wait for the third.
-        decrypted = [each for each in rlist if isinstance(each, ssl.SSLSocket) and each.pending()]
-        poll = select.poll()
-        names = {each.fileno(): each for each in (*rlist, *wlist)}
-        for each in rlist:
-            poll.register(each, select.POLLIN)
-        for each in wlist:
-            poll.register(each, select.POLLOUT)
-        wait = 0 if decrypted else None if timeout is None else max(0, int(timeout * 1000) + 1)
-        ready = [names[number] for number, _ in poll.poll(wait)]
-        readable = decrypted + [each for each in ready if each in rlist and each not in decrypted]
-        return readable, [each for each in ready if each in wlist], []
-
-    def create_connection(self, address: Any, hostname: str = "", **_: Any) -> socket.socket:
-        """Connect within the time of one try, and keep hold of the socket from its first moment."""
-        family, kind, protocol, _name, where = socket.getaddrinfo(
-            address[0], address[1], type=socket.SOCK_STREAM
-        )[0]
-        self.peer = f"{hostname}:{address[1]}"
-        made = socket.socket(family, kind, protocol)
-        try:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            made.settimeout(self._settings.connect_timeout)
-            with self._lock:
-                self._socket = made
-            made.connect(where)
-            if self._settings.tls is not None:
-                made = self._settings.tls.wrap_socket(made, server_hostname=hostname)
-                with self._lock:
-                    self._socket = made
-        except OSError as error:
-            self.fault = f"{self.peer}: {_reason(error)}"
-            made.close()
-            raise
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    def cut(self) -> None:
-        """End the connection, or the try to connect, from any thread."""
-        with self._lock:
-            if self._socket is None or self._socket.fileno() < 0:
-                return
-            try:
-                # Not SSLSocket's own, which would take the state of TLS away under the thread that reads.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                pass  # not connected any more
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason or error})"
-    if isinstance(error, TimeoutError):
-        return "no connection in time"
-    return (error.strerror or str(error)).lower()
 
 
 class _Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
@@ -275,6 +184,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         self.client.owner.post(self.client.owner.listener.finished, closed=self._closed)
 
     def _connect_loop(self, retry: KazooRetry) -> Any:
+        if self.client.owner.orphaned():
+            return STOP_CONNECTING
         try:
             return super()._connect_loop(retry)
         except ForceRetryError:
@@ -283,10 +194,20 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
             raise
 
     def _expand_client_hosts(self) -> Any:
-        found = super()._expand_client_hosts()
+        handler = self.handler
+        handler.fault = handler.fault or "its host name is still being looked up"
+        # In this order: whoever stops us and does not see that we look is seen to have stopped us.
+        handler.looking_up = True
+        try:
+            found = [] if self.client._stopped.is_set() else super()._expand_client_hosts()
+        finally:
+            handler.looking_up = False
         if not found:
-            self.handler.fault = "no such host"
+            handler.fault = "no such host"
         return found
+
+    def _invoke(self, timeout: float, *args: Any, **named: Any) -> Any:
+        return super()._invoke(min(timeout, self.handler.patience), *args, **named)
 
     def _connect(self, host: str, hostip: str, port: int) -> Any:
         self.handler.fault = ""
@@ -296,7 +217,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         try:
             read_timeout, connect_timeout = super()._connect(host, hostip, port)
         except KazooTimeoutError:
-            self.handler.fault = f"{host}:{port}: it takes connections and says nothing"
+            self.handler.too_slow()
+            self.handler.fault = f"{host}:{port}: it takes connections and gives no answer"
             raise
         except ConnectionDropped:
             # A busy server, one without a quorum, and one that speaks TLS only do the same.
@@ -305,12 +227,15 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
                 "has as many connections from this address as its maxClientCnxns allows"
             )
             raise
+        self.handler.reached()
         owner = self.client.owner
         # kazoo keeps two thirds of what was granted.
         owner.post(owner.listener.connected, self.client._session_id, round(read_timeout * 1.5) / 1000)
         return read_timeout, connect_timeout
 
     def _send_ping(self, connect_timeout: float) -> None:
+        if self.client.owner.orphaned():
+            raise ConnectionDropped("the event loop behind it is closed")
         if self._own_pings:
             super()._send_ping(connect_timeout)
 
