@@ -185,12 +185,17 @@ class End:
 
 
 # Each command is a process of its own, for libraries below Python write to stderr too, and threads may hold an end back;
-# forked from one that has imported what they share, eight at once, for most of this is waiting.
+# forked from one that has imported what they share and run one of them, eight at once, for most of this is waiting.
 _COMMANDS = """
-import json, os, signal, socket, sys, time
+import contextlib, io, json, os, signal, socket, sys, time
 import aiohttp
 import roster.cli.app, roster.cli.doctor.bus, roster.cli.doctor.nodes, roster.cli.keeper, roster.registry
+import roster.store.consul, roster.store.etcd, roster.store.zookeeper
 from roster.cli import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    os.environ["ROSTER_REGISTRY"] = "memory://warm"
+    main(["get", "nodes"])
+del os.environ["ROSTER_REGISTRY"]
 if deaf := float(os.environ.get("DEAF_NAME_SERVER", "0")):
     look_up = socket.getaddrinfo
     def unheard(host, *args, **named):
