@@ -323,7 +323,11 @@ def reads(door: str, ends: Mapping[str, End]) -> None:
     """Hold that those commands came in that only read."""
     assert ends["get"].status == 0, (door, ends["get"])
     assert ends["find"].status in (0, NOBODY_CAN), (door, ends["find"])
-    assert re.search(r"^OK +store +", ends["doctor"].out, re.MULTILINE), (door, ends["doctor"])
+    # A warning: on a busy machine it may be slow.
+    assert re.search(r"^(OK|WARN) +store +\S+ answers in ", ends["doctor"].out, re.MULTILINE), (
+        door,
+        ends["doctor"],
+    )
 
 
 def test_a_door_that_stays_shut_is_told_in_one_line(
