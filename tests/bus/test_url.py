@@ -14,7 +14,7 @@ from roster.errors import ConfigError
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No bus is named, and the state directory is the test's own."""
-    for name in ("ROSTER_BUS", "RABBITMQ_HOST"):
+    for name in ("ROSTER_BUS", "ROSTER_BUS_USER", "ROSTER_BUS_PASSWORD", "RABBITMQ_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
     return tmp_path
@@ -43,19 +43,68 @@ def test_the_environment_is_asked_when_no_url_is_given(monkeypatch: pytest.Monke
     assert parse_url().name == "named", "ROSTER_BUS goes first"
 
 
-def test_an_engine_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_founding_documents_variable_names_a_rabbitmq(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RABBITMQ_HOST", "rabbit")
-    with pytest.raises(
-        ConfigError, match=r"RABBITMQ_HOST asks for RabbitMQ .* not available in this version"
-    ):
-        open_bus()
+    assert parse_url().display == "amqp://rabbit:5672"
+    assert parse_url().hosts == (("rabbit", 5672),)
+
+
+@pytest.mark.parametrize(
+    ("url", "display", "hosts", "vhost"),
+    [
+        ("amqp://mq", "amqp://mq:5672", (("mq", 5672),), "/"),
+        ("AMQP://mq/", "amqp://mq:5672", (("mq", 5672),), "/"),
+        ("amqp://mq/%2F", "amqp://mq:5672", (("mq", 5672),), "/"),
+        ("amqp://mq:5/team%2Fa", "amqp://mq:5/team%2Fa", (("mq", 5),), "team/a"),
+        ("amqps://a,b:7/t", "amqps://a:5671,b:7/t", (("a", 5671), ("b", 7)), "t"),
+        ("amqp://[::1]:7/t", "amqp://[::1]:7/t", (("::1", 7),), "t"),
+    ],
+)
+def test_hosts_and_virtual_hosts_are_read(
+    url: str, display: str, hosts: tuple[tuple[str, int], ...], vhost: str
+) -> None:
+    where = parse_url(url)
+    assert (where.display, where.hosts, where.vhost) == (display, hosts, vhost)
+    assert (where.tls is not None) == (where.scheme == "amqps")
+
+
+def test_the_user_is_that_of_the_url_else_of_the_environment_else_guest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def who(url: str) -> tuple[str, str]:
+        where = parse_url(url)
+        assert "pa:ss" not in repr(where)
+        return where.username, where.password
+
+    assert who("amqp://mq") == ("guest", "guest")
+    monkeypatch.setenv("ROSTER_BUS_USER", "me@here")
+    monkeypatch.setenv("ROSTER_BUS_PASSWORD", "100%/pa:ss")
+    assert who("amqp://mq") == ("me@here", "100%/pa:ss")
+    assert who("amqp://you:pa%3Ass%2F@mq") == ("you", "pa:ss/"), (
+        "what stands in the URL goes first, as a whole"
+    )
+    assert who("amqp://you@mq") == ("you", "")
+
+
+def test_heartbeat_and_timeout_are_seconds_in_bounds() -> None:
+    where = parse_url("amqp://mq?heartbeat=2&timeout=9")
+    assert (where.heartbeat, where.timeout) == (2, 9)
+    for query in ("heartbeat=0", "heartbeat=601", "timeout=0", "timeout=61", "timeout=1.5", "timeout=\u0661"):
+        with pytest.raises(ConfigError, match=query.partition("=")[0]):
+            parse_url(f"amqp://mq?{query}")
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "amqp://user:hunter2@host/vhost",
-        "amqps://user:hunter2@host:5671",
+        "amqp://user:hunter2@host/vhost/more",
+        "amqp://user:hunter2@host#fragment",
+        "amqp://user:hunter2#@host",
+        "amqp://user:hunter2@host:port",
+        "amqp://user:hunter2@",
+        "amqp://user:hunter2@host?ca=file",
+        "amqps://user:hunter2@host:5671?ca=/no/such/file",
+        "amqps://user:hunter2@host?cert=/no/such/file",
         "redis://:hunter2@host",
         "user:hunter2@host",
         "local://user:hunter2@/dir",

@@ -211,12 +211,19 @@ class Bus(Protocol):
         ...
 
     async def serve(
-        self, queue: str, handler: Callable[[Delivery], None], *, bindings: Sequence[str] = ()
+        self,
+        queue: str,
+        handler: Callable[[Delivery], None],
+        *,
+        bindings: Sequence[str] = (),
+        prefetch: int | None = None,
     ) -> Consumer:
         """Consume a queue. `handler` is called on this loop for each message and must not block or raise.
 
         Args:
             bindings: patterns of published messages that this queue gets too.
+            prefetch: how many commands may be in hand unanswered; what comes beyond is handed back to its caller at once.
+                None: the consumer bounds it itself. Engines without a broker leave it to the consumer at any rate.
 
         Raises:
             BusUnavailableError: another live consumer serves this queue, or the engine is out of reach.

@@ -12,13 +12,18 @@ def open_bus(url: str | None = None) -> Bus:
     """Return the bus that a URL names; it is opened by `async with` or by its first use.
 
     Args:
-        url: `local:///directory`, `memory://name`; None takes the environment (`ROSTER_BUS`), else the local
-            bus in the state directory.
+        url: `local:///directory`, `memory://name`, `amqp://host:port/vhost`, `amqps://...`; None takes the environment
+            (`ROSTER_BUS`, `RABBITMQ_HOST`), else the local bus in the state directory.
 
     Raises:
         ConfigError: the URL cannot be read, or names an engine that is not there.
     """
     where = parse_url(url)
+    if where.hosts:
+        # Imported here: whoever is on another bus does not pay for this one.
+        from roster.bus.amqp import AmqpBus
+
+        return AmqpBus(url)
     if where.directory is not None:
         return LocalBus(where.directory)
     if (make := stand_ins.get(where.name)) is not None:

@@ -145,7 +145,12 @@ class LocalBus:
         return link.command(raw, on_progress)
 
     async def serve(
-        self, queue: str, handler: Callable[[LocalDelivery], None], *, bindings: Sequence[str] = ()
+        self,
+        queue: str,
+        handler: Callable[[LocalDelivery], None],
+        *,
+        bindings: Sequence[str] = (),
+        prefetch: int | None = None,
     ) -> LocalConsumer:
         self._open()
         server = Server(self, queue_stem(check_queue(queue)), queue, check_patterns(bindings))

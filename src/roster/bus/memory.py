@@ -362,7 +362,12 @@ class MemoryBus:
         return exchange
 
     async def serve(
-        self, queue: str, handler: Callable[[MemoryDelivery], None], *, bindings: Sequence[str] = ()
+        self,
+        queue: str,
+        handler: Callable[[MemoryDelivery], None],
+        *,
+        bindings: Sequence[str] = (),
+        prefetch: int | None = None,
     ) -> MemoryConsumer:
         self._open()
         consumer = MemoryConsumer(self, check_queue(queue), handler, check_patterns(bindings))

@@ -94,7 +94,9 @@ class Engine:
     async def serve(self, bus: Bus, queue: str, bindings: list[str]) -> None:
         """Begin to consume the node's queue."""
         self._bus = bus
-        self._consumer = await bus.serve(queue, self._on_delivery, bindings=bindings)
+        self._consumer = await bus.serve(
+            queue, self._on_delivery, bindings=bindings, prefetch=self.hands.limit
+        )
 
     async def close(self) -> None:
         """Stop consuming; what is still in hand is handed back or cancelled."""

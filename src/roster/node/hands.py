@@ -79,9 +79,14 @@ class Hands:
         return self._waiting
 
     @property
+    def limit(self) -> int:
+        """How many commands may be in hand at once, those that wait included."""
+        return self.capacity + max(2, self.capacity)
+
+    @property
     def full(self) -> bool:
         """Whether one more must be refused."""
-        return self.active >= self.capacity + max(2, self.capacity)
+        return self.active >= self.limit
 
     def of(self, sender: int) -> int:
         """Return how many of the commands in hand came from this sender."""

@@ -202,13 +202,18 @@ class FaultyBus:
         return exchange
 
     async def serve(
-        self, queue: str, handler: Callable[[Delivery], None], *, bindings: Sequence[str] = ()
+        self,
+        queue: str,
+        handler: Callable[[Delivery], None],
+        *,
+        bindings: Sequence[str] = (),
+        prefetch: int | None = None,
     ) -> Consumer:
         self.reach()
         self._loop = asyncio.get_running_loop()
         faults = self._faults.queue(queue)
         consumer = await self.inner.serve(
-            queue, lambda delivery: faults.arrive(delivery, handler), bindings=bindings
+            queue, lambda delivery: faults.arrive(delivery, handler), bindings=bindings, prefetch=prefetch
         )
         faults.served_by(self)
         return FaultyConsumer(consumer, faults)

@@ -1,0 +1,440 @@
+"""The caller's side: commands on their way, the path their answers come back on, and what is published."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+
+from roster._clock import boottime
+from roster.bus.amqp import names
+from roster.bus.amqp.channel import Channel, Delivered, Receipt
+from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.line import Line
+from roster.bus.amqp.settings import Settings
+from roster.bus.amqp.standby import OnOrphan, StandBys
+from roster.bus.guard import call_handler
+from roster.bus.message import Kind, Message, error_from
+from roster.errors import BusUnavailableError, CallError, Code, DeliveryError, MessageError
+
+log = logging.getLogger("roster.bus")
+
+_SWEEP = 0.5
+# Seconds: for the broker's confirm; how long after its own deadline a command is given up here; how often the consumer of an
+# unanswered control message is looked for.
+_CONFIRM = 5.0
+_GRACE = 1.0
+_LOOK = 1.0
+_MAX_LISTENERS = 1000
+_MAX_KEYS = 4096
+
+
+class AmqpExchange:
+    """A command on its way."""
+
+    __slots__ = (
+        "_on_progress",
+        "_sender",
+        "answer",
+        "confirmed",
+        "deadline",
+        "id",
+        "kind",
+        "queue",
+        "sent",
+        "started",
+    )
+
+    def __init__(
+        self,
+        sender: Sender,
+        id_: str,
+        queue: str,
+        message: Message,
+        on_progress: Callable[[Message], None] | None,
+    ) -> None:
+        self._sender = sender
+        self._on_progress = on_progress
+        self.id = id_
+        self.kind = message.kind
+        self.queue = queue
+        self.started = False
+        self.confirmed = False
+        self.sent = boottime()
+        self.deadline = None if message.timeout is None else self.sent + message.timeout
+        self.answer: asyncio.Future[Message] = sender.loop.create_future()
+
+    def cancel(self) -> None:
+        if self._sender.over(self):
+            self._sender.take_back(self)
+        self.answer.cancel()
+
+    def settle(self, receipt: Receipt) -> None:
+        """The broker has said what became of the command."""
+        self.confirmed = True
+        if receipt == "returned":
+            self._sender.stand_bys.forget(self.queue)
+            self.fail(
+                BusUnavailableError(
+                    f"nobody consumes the queue {self.queue!r} on {self._sender.settings.display}"
+                )
+            )
+        elif receipt == "full":
+            self.fail(
+                DeliveryError(
+                    f"the queue {self.queue!r} on {self._sender.settings.display} is full",
+                    code=Code.RESOURCE_EXHAUSTED,
+                    outcome="not_sent",
+                )
+            )
+
+    def progress(self, message: Message) -> None:
+        """An event has come that belongs to it."""
+        if self._on_progress is not None:
+            call_handler("progress", self._on_progress, message)
+
+    def answered(self, message: Message) -> None:
+        """The answer is there."""
+        if self._sender.over(self) and not self.answer.done():
+            self.answer.set_result(message)
+
+    def lost(self, told: CallError) -> None:
+        """Its consumer, or who stood by, has said that there will be no answer."""
+        outcome = "unknown" if self.started else told.outcome
+        self.fail(DeliveryError(told.summary, code=told.code, outcome=outcome, retryable=True))
+
+    def fail(self, error: CallError) -> None:
+        """There will be no answer."""
+        if self._sender.over(self) and not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()  # whoever lets go of it has chosen not to look
+
+
+class Sender:
+    """Everything that this client sends, over one connection."""
+
+    def __init__(self, settings: Settings, max_message_bytes: int, on_orphan: OnOrphan) -> None:
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.malformed = 0
+        self.line = Line(settings, "sending", self._prepare, self._lost)
+        self.stand_bys = StandBys(settings, self.line, on_orphan)
+        self._max = max_message_bytes
+        self._channel: Channel | None = None
+        self._exchanges: dict[str, AmqpExchange] = {}
+        self._listeners: OrderedDict[str, Callable[[Message], None]] = OrderedDict()
+        self._counts: OrderedDict[str, int] = OrderedDict()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._looking: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._main_is_there = False
+
+    # --- the connection ---
+
+    async def _prepare(self, connection: Connection) -> None:
+        timeout = self.settings.timeout
+        channel = await connection.channel(timeout, confirms=True)
+        # The answers to what is published on this channel come here, and nowhere else.
+        await channel.consume(names.REPLY_TO, self._on_reply, timeout, no_ack=True)
+        channel.on_end = lambda why: connection.abort(f"its channel was closed: {why}")
+        self._main_is_there = False
+        self._channel = channel
+        self.stand_bys.restore(connection)
+
+    def _lost(self, why: LostError) -> None:
+        self._channel = None
+        where = self.settings.display
+        for exchange in list(self._exchanges.values()):
+            exchange.fail(
+                DeliveryError(
+                    f"the connection to {where} was lost before {exchange.queue!r} answered: {why}",
+                    outcome="unknown",
+                )
+            )
+        self._listeners.clear()
+
+    async def ready(self, limit: float) -> Channel:
+        """Return the channel to publish on.
+
+        Raises:
+            BusUnavailableError: there is none in time, or the broker takes no messages.
+        """
+        until = boottime() + min(limit, self.settings.timeout)
+        while True:
+            connection = self.line.current
+            if connection is None:
+                connection = await self.line.up(until - boottime())
+            if not connection.full and self._channel is not None:
+                return self._channel
+            try:
+                async with asyncio.timeout(max(0.0, until - boottime())):
+                    await connection.room()
+            except TimeoutError:
+                why = connection.blocked or "it does not read what is written"
+                raise BusUnavailableError(
+                    f"{self.settings.display} takes no messages just now ({why}): nothing was sent",
+                    code=Code.RESOURCE_EXHAUSTED,
+                ) from None
+
+    # --- sending ---
+
+    async def send(
+        self, queue: str, message: Message, raw: bytes, on_progress: Callable[[Message], None] | None
+    ) -> AmqpExchange:
+        """Hand over a command, or a control message."""
+        limit = self.settings.timeout if message.timeout is None else message.timeout
+        until = boottime() + limit
+        channel = await self.ready(limit)
+        if message.kind is Kind.CONTROL:
+            return await self._send_control(channel, queue, message, raw, on_progress, until)
+        if not self.stand_bys.knows(queue):
+            await self.stand_bys.cover(queue, until - boottime())
+            channel = await self.ready(until - boottime())
+        exchange = self._exchange(queue, message, on_progress)
+        envelope = names.envelope(message, exchange.id, names.REPLY_TO)
+        channel.publish(
+            "", names.command_queue(queue), envelope, raw, mandatory=True, receipt=exchange.settle
+        )
+        return exchange
+
+    async def _send_control(
+        self,
+        channel: Channel,
+        queue: str,
+        message: Message,
+        raw: bytes,
+        on_progress: Callable[[Message], None] | None,
+        until: float,
+    ) -> AmqpExchange:
+        exchange = self._exchange(queue, message, on_progress)
+        envelope = names.envelope(message, exchange.id, names.REPLY_TO)
+        confirmed: asyncio.Future[Receipt] = self.loop.create_future()
+
+        def settle(receipt: Receipt) -> None:
+            exchange.settle(receipt)
+            if not confirmed.done():
+                confirmed.set_result(receipt)
+
+        channel.publish("", names.control_queue(queue), envelope, raw, mandatory=True, receipt=settle)
+        await asyncio.wait([confirmed], timeout=max(0.0, min(until - boottime(), self.settings.timeout)))
+        if confirmed.done() and confirmed.result() in ("returned", "full"):
+            await exchange.answer  # raises
+        return exchange
+
+    def _exchange(
+        self, queue: str, message: Message, on_progress: Callable[[Message], None] | None
+    ) -> AmqpExchange:
+        id_ = message.id
+        while (
+            id_ in self._exchanges or len(id_.encode()) > 200
+        ):  # the same message twice at a time; a strange id
+            id_ = f"{message.id[:40]}.{len(self._exchanges)}.{boottime():.9f}"
+        exchange = self._exchanges[id_] = AmqpExchange(self, id_, queue, message, on_progress)
+        if self._sweeper is None:
+            self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
+        return exchange
+
+    def over(self, exchange: AmqpExchange) -> bool:
+        """Forget an exchange; return whether it was open."""
+        return self._exchanges.pop(exchange.id, None) is not None
+
+    def take_back(self, exchange: AmqpExchange) -> None:
+        """Tell the consumer to stop."""
+        if self._channel is not None:
+            about = Properties(
+                correlation_id=exchange.id, reply_to=names.REPLY_TO, type=names.CANCEL, app_id=names.APP
+            )
+            self._channel.publish("", names.control_queue(exchange.queue), about, b"")
+
+    def _sweep(self) -> None:
+        """End what would otherwise be waited for without an end."""
+        self._sweeper = None
+        now, where = boottime(), self.settings.display
+        for exchange in list(self._exchanges.values()):
+            if not exchange.confirmed and now - exchange.sent > _CONFIRM:
+                exchange.fail(
+                    DeliveryError(
+                        f"{where} has not confirmed a command to {exchange.queue!r} within {_CONFIRM:g} s"
+                    )
+                )
+                self.take_back(exchange)
+            elif exchange.deadline is not None and now > exchange.deadline + _GRACE:
+                exchange.fail(
+                    DeliveryError(
+                        f"{exchange.queue!r} on {where} has not answered by the command's own deadline",
+                        code=Code.DEADLINE_EXCEEDED,
+                    )
+                )
+                self.take_back(exchange)
+            elif (
+                exchange.kind is Kind.CONTROL
+                and now - max(exchange.sent, self._looking.get(exchange.queue, 0)) > _LOOK
+            ):
+                self._looking[exchange.queue] = now
+                self._start(self._look_for(exchange.queue))
+        if self._exchanges:
+            self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
+        else:
+            self._looking.clear()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _look_for(self, queue: str) -> None:
+        """End the control messages to a consumer that is gone: its queue for them went with it, and with what was in it."""
+        if await self.serves(queue):
+            return
+        for exchange in list(self._exchanges.values()):
+            if exchange.kind is Kind.CONTROL and exchange.queue == queue:
+                exchange.fail(DeliveryError(f"the consumer of {queue!r} is gone", outcome="unknown"))
+
+    async def serves(self, queue: str) -> bool:
+        """Tell whether somebody serves a queue, as far as the broker says."""
+        connection = self.line.current
+        if connection is None:
+            return True
+        try:
+            scratch = await connection.channel(self.settings.timeout)
+            await scratch.declare_queue(names.control_queue(queue), self.settings.timeout, passive=True)
+        except RefusedError as error:
+            return error.code != NOT_FOUND
+        except LostError:
+            return True
+        await scratch.close(self.settings.timeout)
+        return True
+
+    # --- answers ---
+
+    def _on_reply(self, delivered: Delivered) -> None:
+        properties, body = delivered.properties, delivered.body or b""
+        if properties.type == names.STARTED:
+            for id_ in body.decode("utf-8", "replace").split("\n"):
+                if (begun := self._exchanges.get(id_)) is not None:
+                    begun.started = True
+            return
+        exchange = self._exchanges.get(properties.correlation_id)
+        listener = self._listeners.get(properties.correlation_id)
+        if exchange is None and listener is None:
+            return  # it is over: nobody gets two answers
+        try:
+            message = names.read(body, properties, self._max)
+        except MessageError as error:
+            self.malformed += 1
+            log.warning("dropped a malformed answer: %s", error)
+            if exchange is not None:
+                exchange.fail(
+                    DeliveryError(
+                        f"{exchange.queue!r} answered with what is no message: {error}", outcome="unknown"
+                    )
+                )
+            return
+        if exchange is None:
+            if listener is not None:
+                call_handler("replies", listener, message)
+        elif message.kind is Kind.EVENT:
+            exchange.progress(message)
+        elif properties.type == names.LOST and message.kind is Kind.ERROR:
+            exchange.lost(error_from(message))
+        elif message.kind in (Kind.RESULT, Kind.ERROR):
+            exchange.answered(message)
+
+    # --- publishing ---
+
+    async def publish(
+        self, key: str, message: Message, raw: bytes, on_reply: Callable[[Message], None] | None
+    ) -> int:
+        """Publish a message; return 1 if it reached a queue, else 0."""
+        timeout = self.settings.timeout
+        channel = await self.ready(timeout)
+        if not self._main_is_there:
+            await declare_main(await self.line.up(timeout), self.settings)
+            self._main_is_there = True
+            channel = await self.ready(timeout)
+        count = self._counts.pop(key, 0) + 1
+        self._counts[key] = count
+        if len(self._counts) > _MAX_KEYS:
+            self._counts.popitem(last=False)
+        envelope = names.envelope(message)
+        # A command waits for its node in a durable queue; all else is of the moment.
+        envelope.delivery_mode = 2 if message.kind is Kind.COMMAND else 1
+        envelope.headers = {"roster-from": self._prefix, "roster-count": count}
+        if on_reply is not None:
+            envelope.correlation_id, envelope.reply_to = message.id, names.REPLY_TO
+            self._listeners[message.id] = on_reply
+            if len(self._listeners) > _MAX_LISTENERS:
+                self._listeners.popitem(last=False)
+        receipt = await published(channel, names.MAIN, key, envelope, raw, timeout)
+        if receipt == "taken":
+            return 1
+        if receipt == "returned":
+            return 0
+        raise not_kept(receipt, "publish", self.settings)
+
+    @property
+    def _prefix(self) -> str:
+        return f"{id(self):x}"
+
+    async def close(self, timeout: float) -> None:
+        """Fail what is open, and end the connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await self.stand_bys.close()
+        for exchange in list(self._exchanges.values()):
+            exchange.fail(
+                DeliveryError(f"the bus was closed before {exchange.queue!r} answered", outcome="unknown")
+            )
+        self._channel = None
+        await self.line.close(timeout)
+
+
+async def published(
+    channel: Channel, exchange: str, key: str, envelope: Properties, raw: bytes, timeout: float
+) -> Receipt:
+    """Publish, and wait for what becomes of it; without a word in time it is lost."""
+    receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+    def settle(said: Receipt) -> None:
+        if not receipt.done():
+            receipt.set_result(said)
+
+    channel.publish(exchange, key, envelope, raw, mandatory=True, receipt=settle)
+    channel.flush()
+    await asyncio.wait([receipt], timeout=timeout)
+    return receipt.result() if receipt.done() else "lost"
+
+
+def not_kept(receipt: Receipt, what: str, settings: Settings) -> BusUnavailableError:
+    """Return what a caller is told of a message that the broker did not confirm."""
+    why = {"full": "a queue is full", "returned": "its queue is gone"}.get(receipt, "no confirm in time")
+    return BusUnavailableError(
+        f"cannot {what} on {settings.display}: {why}", outcome="unknown" if receipt == "lost" else "not_sent"
+    )
+
+
+async def declare_main(connection: Connection, settings: Settings) -> None:
+    """Make sure that the exchange for what is published is there.
+
+    Raises:
+        BusUnavailableError: it is not, and cannot be made.
+    """
+    timeout = settings.timeout
+    try:
+        scratch = await connection.channel(timeout)
+        try:
+            # Asking whether it is there needs no permission, making it does.
+            await scratch.declare_exchange(names.MAIN, "topic", timeout, passive=True)
+        except RefusedError as error:
+            if error.code != NOT_FOUND:
+                raise
+            scratch = await connection.channel(timeout)
+            await scratch.declare_exchange(names.MAIN, "topic", timeout)
+        await scratch.close(timeout)
+    except LostError as error:
+        raise unavailable(f"use the exchange {names.MAIN!r}", settings.display, error) from error

@@ -1,0 +1,421 @@
+"""The node's side: one consumer of a queue, which is proved by an exclusive queue that control messages come by."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING
+
+from roster._clock import boottime
+from roster.bus.amqp import names
+from roster.bus.amqp.channel import Channel, Delivered
+from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
+from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
+from roster.bus.amqp.sending import declare_main
+from roster.bus.amqp.standby import lost
+from roster.bus.guard import call_handler
+from roster.bus.message import Kind
+from roster.errors import BusUnavailableError, MessageError, Outcome
+
+if TYPE_CHECKING:
+    from roster.bus.amqp.engine import AmqpBus
+
+log = logging.getLogger("roster.bus")
+
+# Seconds: how often we look at our own clock; a gap that means we stood still; how long what is read after it may be old.
+_TICK, _GAP, _STALE = 0.25, 0.5, 0.25
+# What a sender wrote before a barrier has reached the broker by then: his connection is not ours.
+_ON_ITS_WAY = 0.02
+# Seconds for the broker to notice that the one who served before is gone, whose process has just ended.
+_PATIENCE = 0.5
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
+_MAX_REMEMBERED = 10_000
+_MAX_PREFETCH = 65_535
+
+_senders = count(1)
+
+
+class AmqpConsumer:
+    """A queue being served.
+
+    Args:
+        prefetch: how many commands the broker hands over at most before some are answered; 0: without bound.
+        renew: seconds after which a command that is still in hand is renewed at the broker.
+    """
+
+    def __init__(
+        self,
+        bus: AmqpBus,
+        queue: str,
+        handler: Callable[[AmqpDelivery], None],
+        bindings: tuple[str, ...],
+        prefetch: int,
+        renew: float,
+    ) -> None:
+        self.queue = queue
+        self._name = names.command_queue(queue)
+        self.closed = False
+        self.max_message_bytes = bus.max_message_bytes
+        self._bus = bus
+        self._settings = bus.settings
+        self._handler = handler
+        self._bindings = bindings
+        self._prefetch = min(prefetch, _MAX_PREFETCH)
+        self._renew_after = renew
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._tag = ""
+        self._consuming = False
+        self._in_hand: dict[Key, AmqpDelivery] = {}
+        self._revoked: OrderedDict[Key, None] = OrderedDict()
+        self._unstarted: OrderedDict[Key, None] = OrderedDict()
+        self._senders: OrderedDict[str, int] = OrderedDict()
+        self._to_announce: list[AmqpDelivery] = []
+        self._to_say: deque[tuple[str, Properties, bytes]] = deque(maxlen=1000)
+        self._barriers: dict[str, tuple[frozenset[int], Callable[[int], None]]] = {}
+        self._restoring: asyncio.Task[None] | None = None
+        self._alive = boottime()
+        self._stale_until, self._lag = 0.0, 0.0
+        self._ticker: asyncio.TimerHandle | None = None
+        self._renewer: asyncio.TimerHandle | None = None
+
+    # --- the contract ---
+
+    @property
+    def healthy(self) -> bool:
+        return self._consuming and not self.closed
+
+    def flush(self) -> asyncio.Future[None] | None:
+        channel = self._channel
+        announced, self._to_announce = self._to_announce, []
+        by_caller: dict[str, list[str]] = {}
+        for delivery in announced:
+            if not delivery.over:
+                by_caller.setdefault(delivery.key[0], []).append(delivery.key[1])
+        if channel is None:
+            return None  # nobody can be told; what comes back to the broker counts as perhaps begun
+        for reply_to, ids in by_caller.items():
+            notice = Properties(type=names.STARTED, app_id=names.APP, correlation_id=ids[0])
+            channel.publish("", reply_to, notice, "\n".join(ids).encode())
+        channel.flush()
+        connection = self._bus.serving.current
+        if connection is None or not connection.unsent:
+            return None
+        return asyncio.ensure_future(connection.sent())
+
+    def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
+        asked = frozenset(delivery.sender for delivery in self._in_hand.values() if not delivery.over)
+        if asked:
+            mark = f"{len(self._barriers)}.{boottime():.9f}"
+            self._barriers[mark] = asked, passed
+            self._loop.call_later(_ON_ITS_WAY, self._send_barrier, mark)
+        return asked
+
+    async def close(self) -> None:
+        """Stop consuming; the queue stays, for whoever serves it next."""
+        if self.closed:
+            return
+        self.closed = True
+        for timer in (self._ticker, self._renewer):
+            if timer is not None:
+                timer.cancel()
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.wait([self._restoring])
+        channel, timeout = self._channel, self._settings.timeout
+        if channel is None or channel.fault is not None:
+            return
+        try:
+            # In this order: while the exclusive queue is there nobody else begins.
+            await channel.cancel(self._tag, timeout)
+            for pattern in self._bindings:
+                if not names.is_control(pattern):
+                    await channel.unbind(self._name, names.MAIN, pattern, timeout)
+            await channel.delete_queue(names.control_queue(self.queue), timeout)
+        except LostError as error:
+            log.debug("%r was not left in good order: %s", self.queue, error)
+
+    def hand_back_all(self, why: str) -> None:
+        """Tell the callers of what is in hand that it will not be answered."""
+        for delivery in list(self._in_hand.values()):
+            delivery.hand_back(why)
+
+    # --- setting up ---
+
+    async def begin(self, connection: Connection) -> None:
+        """Begin to consume, and stay at it.
+
+        Raises:
+            BusUnavailableError: somebody else does, or this user may not.
+        """
+        until = boottime() + _PATIENCE
+        while True:
+            try:
+                await self._set_up(connection)
+                break
+            except RefusedError as error:
+                if error.code != RESOURCE_LOCKED:
+                    raise unavailable(
+                        f"serve the queue {self.queue!r}", self._settings.display, error
+                    ) from error
+                if boottime() > until:
+                    raise BusUnavailableError(
+                        f"another live consumer serves the queue {self.queue!r} on {self._settings.display}"
+                    ) from error
+            except LostError as error:
+                raise unavailable(f"serve the queue {self.queue!r}", self._settings.display, error) from error
+            await asyncio.sleep(_FIRST_PAUSE)
+        self._tick()
+        self._plan_renewal()
+
+    async def _set_up(self, connection: Connection) -> None:
+        timeout, control = self._settings.timeout, names.control_queue(self.queue)
+        channel = await connection.channel(timeout)
+        try:
+            await channel.declare_queue(control, timeout, exclusive=True)
+            await self._declare(connection)
+            if self._bindings:
+                await declare_main(connection, self._settings)
+            for pattern in self._bindings:
+                target = control if names.is_control(pattern) else self._name
+                await channel.bind(target, names.MAIN, pattern, timeout)
+            await channel.prefetch(self._prefetch, timeout)
+            self._channel = channel
+            await channel.consume(control, self._on_control, timeout, no_ack=True, on_cancel=self._gone)
+            self._tag = await channel.consume(self._name, self._on_message, timeout, on_cancel=self._gone)
+        except LostError:
+            if self._channel is channel:
+                self._channel = None
+            raise
+        channel.on_end = lambda why: self._ended(channel, why)
+        if channel.fault is not None:
+            raise channel.fault
+        self._consuming = True
+        while self._to_say:
+            reply_to, envelope, raw = self._to_say.popleft()
+            channel.publish("", reply_to, envelope, raw)
+
+    async def _declare(self, connection: Connection) -> None:
+        timeout = self._settings.timeout
+        scratch = await connection.channel(timeout)
+        try:
+            await scratch.declare_queue(self._name, timeout, durable=True, arguments=names.QUEUE_ARGUMENTS)
+        except RefusedError as error:
+            if error.code != PRECONDITION_FAILED:
+                raise
+            log.info(
+                "the queue %r on %s was declared by another program, with other arguments: it is used as it is",
+                self.queue,
+                self._settings.display,
+            )
+            return
+        await scratch.close(timeout)
+
+    def _gone(self) -> None:
+        """One of our queues was deleted."""
+        if not self.closed and self._channel is not None:
+            log.warning(
+                "the queue %r on %s was deleted: it is made again", self.queue, self._settings.display
+            )
+            channel, self._channel = self._channel, None
+            self._lost()
+            channel.give_up(LostError("its queue was deleted"))
+            self.restore()
+
+    def _ended(self, channel: Channel, why: LostError) -> None:
+        if self._channel is channel:
+            self._channel = None
+            self._lost()
+            if not self.closed and self._bus.serving.current is not None:
+                log.warning("the channel of %r on %s was closed: %s", self.queue, self._settings.display, why)
+                self.restore()
+
+    def _lost(self) -> None:
+        """What is in hand is the broker's again: what has not begun is another's, what has goes on and may come back."""
+        self._consuming = False
+        for delivery in list(self._in_hand.values()):
+            if delivery.over:
+                self.forget(delivery)
+            elif not delivery.started:
+                _remember(self._unstarted, delivery.key)
+                delivery.dropped()
+
+    def restore(self) -> None:
+        """Begin to consume again, however long that takes."""
+        if not self.closed and (self._restoring is None or self._restoring.done()):
+            self._restoring = asyncio.create_task(self._restore(), name=f"serve {self.queue!r} again")
+
+    async def _restore(self) -> None:
+        pause = _FIRST_PAUSE
+        said = False
+        while not self._consuming:
+            try:
+                connection = await self._bus.serving.up(self._settings.timeout)
+                await self._set_up(connection)
+            except (LostError, BusUnavailableError) as error:
+                if not said and pause >= _LAST_PAUSE:
+                    said = True
+                    log.error("%r on %s is not served: %s", self.queue, self._settings.display, error)
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - to spread, not to guess
+                pause = min(pause * 2, _LAST_PAUSE)
+        log.info("%r on %s is served again", self.queue, self._settings.display)
+
+    # --- what comes ---
+
+    def _on_message(self, delivered: Delivered) -> None:
+        if self.closed:
+            self._refuse(delivered, "refused", f"{self.queue!r} takes no new commands: it is closing")
+            return
+        key = key_of(delivered)
+        if (ours := self._in_hand.get(key)) is not None and delivered.redelivered:
+            ours.adopt(delivered)
+            return
+        if key in self._revoked:
+            del self._revoked[key]
+            delivered.channel.ack(delivered.tag)
+            return
+        if delivered.redelivered and key[0] and delivered.properties.app_id == names.APP:
+            if key not in self._unstarted:
+                # Somebody had it before: its caller decides, who knows what may be done twice.
+                self._refuse(delivered, "unknown", "its consumer was gone")
+                return
+            del self._unstarted[key]
+        self._take(delivered)
+
+    def _on_control(self, delivered: Delivered) -> None:
+        match delivered.properties.type:
+            case names.CANCEL:
+                key = key_of(delivered)
+                if (delivery := self._in_hand.get(key)) is not None:
+                    delivery.cancelled()
+                else:
+                    _remember(self._revoked, key)
+            case names.BARRIER:
+                found = self._barriers.pop(delivered.properties.correlation_id, None)
+                if found is not None:
+                    for sender in found[0]:
+                        call_handler("barrier", found[1], sender)
+            case _:
+                self._take(delivered)
+
+    def _take(self, delivered: Delivered) -> None:
+        properties = delivered.properties
+        try:
+            if delivered.body is None:
+                raise MessageError(f"it is over the limit of {self.max_message_bytes} bytes")
+            message = names.read(delivered.body, properties, self.max_message_bytes)
+        except MessageError as error:
+            self._malformed(delivered, error)
+            return
+        delivery = AmqpDelivery(self, delivered, message, self._sender(properties.reply_to), self._age())
+        if message.kind is Kind.COMMAND and delivered.tag:
+            self._in_hand[delivery.key] = delivery
+        elif delivered.tag:
+            delivered.channel.ack(delivered.tag)  # nothing is owed for what is no command
+            delivery.unowed()
+        if not call_handler(f"queue {self.queue!r}", self._handler, delivery):
+            delivery.hand_back(f"the consumer of {self.queue!r} failed on the message")
+
+    def _refuse(self, delivered: Delivered, outcome: Outcome, why: str) -> None:
+        """Hand a command back that was never in hand."""
+        properties = delivered.properties
+        if not properties.reply_to:
+            delivered.channel.nack(delivered.tag)
+            return
+        notice, body = lost(properties, delivered.body, outcome, why)
+        delivered.channel.publish("", properties.reply_to, notice, body)
+        delivered.channel.ack(delivered.tag)
+
+    def _malformed(self, delivered: Delivered, error: MessageError) -> None:
+        self._bus.malformed += 1
+        log.warning("buried a malformed message to %r: %s", self.queue, error)
+        properties = delivered.properties
+        if properties.reply_to:
+            notice, body = lost(
+                properties, delivered.body, "refused", f"{self.queue!r} refused the message: {error}"
+            )
+            delivered.channel.publish("", properties.reply_to, notice, body)
+        if delivered.tag:
+            self._bus.bury_raw(delivered, f"malformed, sent to {self.queue!r}: {error}")
+
+    def _sender(self, reply_to: str) -> int:
+        number = self._senders.pop(reply_to, 0) or next(_senders)
+        self._senders[reply_to] = number
+        if len(self._senders) > _MAX_REMEMBERED:
+            self._senders.popitem(last=False)
+        return number
+
+    # --- what is said ---
+
+    def announce(self, delivery: AmqpDelivery) -> None:
+        """A command begins; `flush` says so."""
+        self._to_announce.append(delivery)
+
+    def answer(self, reply_to: str, envelope: Properties, raw: bytes) -> None:
+        """Send an answer; without a channel it waits for the next one."""
+        if self._channel is not None:
+            self._channel.publish("", reply_to, envelope, raw)
+        else:
+            self._to_say.append((reply_to, envelope, raw))
+
+    def forget(self, delivery: AmqpDelivery) -> None:
+        """A command is not in hand any more."""
+        self._in_hand.pop(delivery.key, None)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be written."""
+        connection = self._bus.serving.current
+        return 0 if connection is None else connection.unsent
+
+    def _send_barrier(self, mark: str) -> None:
+        if self._channel is None:
+            # The broker has taken everything back: nothing that was in hand starts any more.
+            found = self._barriers.pop(mark, None)
+            if found is not None:
+                for sender in found[0]:
+                    found[1](sender)
+            return
+        about = Properties(type=names.BARRIER, correlation_id=mark, app_id=names.APP)
+        self._channel.publish("", names.control_queue(self.queue), about, b"")
+
+    # --- time ---
+
+    def _tick(self) -> None:
+        self._note_gap()
+        self._ticker = self._loop.call_later(_TICK, self._tick)
+
+    def _note_gap(self) -> float:
+        now = boottime()
+        if now - self._alive > _GAP:
+            self._lag, self._stale_until = now - self._alive, now + _STALE
+        self._alive = now
+        return now
+
+    def _age(self) -> float:
+        """How long a message may have lain unread: what comes right after we stood still may have come before."""
+        return self._lag if self._note_gap() < self._stale_until else 0.0
+
+    def _plan_renewal(self) -> None:
+        self._renewer = self._loop.call_later(self._renew_after / 10, self._renew)
+
+    def _renew(self) -> None:
+        due = boottime() - self._renew_after
+        for delivery in self._in_hand.values():
+            if delivery.since < due and delivery.held:
+                delivery.renew()
+        for delivery in [each for each in self._in_hand.values() if each.over and each.since < due]:
+            self.forget(delivery)  # it never came back to us
+        self._plan_renewal()
+
+
+def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
+    keys[key] = None
+    if len(keys) > _MAX_REMEMBERED:
+        keys.popitem(last=False)
