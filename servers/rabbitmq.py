@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -75,6 +75,7 @@ class RabbitMQ(Server):
     ) -> None:
         super().__init__(directory, start_within=start_within)
         self.users = {OWNER: User(OWNER_PASSWORD), **(users or {})}
+        self.vhosts = ["/"]
         self.tls = tls
         self.client_certificates = client_certificates
         self._settings = dict(settings or {})
@@ -90,20 +91,28 @@ class RabbitMQ(Server):
     def url(self) -> str:
         return self.url_of()
 
-    def url_of(self, user: str = OWNER, password: str | None = None, *, client: Pair | None = None) -> str:
+    def url_of(
+        self,
+        user: str = OWNER,
+        password: str | None = None,
+        *,
+        vhost: str = "/",
+        client: Pair | None = None,
+    ) -> str:
         """Return the URL for a user, and with a certificate other than the usual client's.
 
         Args:
             password: another than the user's own.
         """
+        path = "" if vhost == "/" else f"/{quote(vhost, safe='')}"
         secret = self.users[user].password if password is None else password
         who = f"{quote(user, safe='')}:{quote(secret, safe='')}@"
         if not self.tls:
-            return f"amqp://{who}{LOOPBACK}:{self.ports['amqp']}"
+            return f"amqp://{who}{LOOPBACK}:{self.ports['amqp']}{path}"
         pair = client or (self.tls.client if self.client_certificates else None)
         files = {"ca": self.tls.ca} | ({"cert": pair.cert, "key": pair.key} if pair else {})
         query = "&".join(f"{name}={quote(str(path))}" for name, path in files.items())
-        return f"amqps://{who}{LOOPBACK}:{self.ports['amqps']}/?{query}"
+        return f"amqps://{who}{LOOPBACK}:{self.ports['amqps']}{path or '/'}?{query}"
 
     def launch(self) -> None:
         # The broker would start one in the background, that nobody ends.
@@ -116,10 +125,10 @@ class RabbitMQ(Server):
 
     def command(self) -> list[str]:
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "definitions.json").write_text(json.dumps(self._definitions()))
+        self._write_definitions()
         settings: dict[str, object] = {
             "listeners.tcp.1": f"{LOOPBACK}:{self.ports['amqp']}",
-            "load_definitions": self.directory / "definitions.json",
+            "load_definitions": self._definitions_file,
             # On one disk with everything else of this machine: how full that is, is nobody's question here.
             "disk_free_limit.absolute": "1MB",
             "log.console": "true",
@@ -203,9 +212,22 @@ class RabbitMQ(Server):
         """Raise the memory alarm, which blocks every connection that publishes, or end it."""
         self.ctl("set_vm_memory_high_watermark", "0.0000001" if on else "0.4")
 
+    def add_vhosts(self, names: Sequence[str]) -> None:
+        """Make virtual hosts, each a bus of its own with the same users. Many at once take little longer than one."""
+        self.vhosts += names
+        self._write_definitions()
+        self.ctl("import_definitions", str(self._definitions_file))
+
+    @property
+    def _definitions_file(self) -> Path:
+        return self.directory / "definitions.json"
+
+    def _write_definitions(self) -> None:
+        self._definitions_file.write_text(json.dumps(self._definitions()))
+
     def _definitions(self) -> dict[str, object]:
         return {
-            "vhosts": [{"name": "/"}],
+            "vhosts": [{"name": vhost} for vhost in self.vhosts],
             "users": [
                 {
                     "name": name,
@@ -218,12 +240,13 @@ class RabbitMQ(Server):
             "permissions": [
                 {
                     "user": name,
-                    "vhost": "/",
+                    "vhost": vhost,
                     "configure": user.configure,
                     "write": user.write,
                     "read": user.read,
                 }
                 for name, user in self.users.items()
+                for vhost in self.vhosts
             ],
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
@@ -34,6 +35,11 @@ _FIXTURES = {
     "start_zookeeper": "zookeeper",
 }
 _shared = ExitStack()
+# Buses are made many at a time: the command that makes them takes half a second.
+_VHOSTS_AT_A_TIME = 20
+_vhosts = itertools.count()
+_unused: list[str] = []
+_brokers: list[RabbitMQ] = []
 
 
 def not_here(what: str, how: str) -> NoReturn:
@@ -98,6 +104,20 @@ def shared_url(engine: str) -> str:
     return url
 
 
+def own_bus() -> str:
+    """Return the URL of a bus on the shared RabbitMQ that no other test uses: a virtual host of its own.
+
+    On a broker in a container, or one that `ROSTER_TEST_RABBITMQ` names, all share the one bus that there is.
+    """
+    url = shared_url("rabbitmq")
+    if not _brokers:
+        return url
+    if not _unused:
+        _unused.extend(f"test-{next(_vhosts)}" for _ in range(_VHOSTS_AT_A_TIME))
+        _brokers[0].add_vhosts(_unused)
+    return _brokers[0].url_of(vhost=_unused.pop(0))
+
+
 @cache
 def _start_shared(engine: str) -> tuple[str, Exception | None]:
     """A server that does not come up is tried once, not once a test."""
@@ -110,7 +130,9 @@ def _start_shared(engine: str) -> tuple[str, Exception | None]:
         if engine == "consul":
             return _shared.enter_context(Consul(directory, dev=True)).url, None
         if engine == "rabbitmq":
-            return _shared.enter_context(RabbitMQ(directory)).url, None
+            broker = _shared.enter_context(RabbitMQ(directory))
+            _brokers.append(broker)
+            return broker.url, None
         return _shared.enter_context(ZooKeeper(directory, fsync=False)).url, None
     except (ServerError, ServerMissingError) as error:
         return "", error

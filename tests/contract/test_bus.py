@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 from tests.bus.helpers import Elsewhere, ask, echo, soon, until
-from tests.engines import shared_url
+from tests.engines import own_bus
 
 from roster.bus import MAX_MESSAGE_BYTES, Bus, Delivery, Kind, Load, Message, error_from, open_bus
 from roster.errors import (
@@ -28,7 +28,7 @@ from roster.errors import (
 BUSES: dict[str, Callable[[str], str]] = {
     "memory": lambda _: f"memory://{uuid.uuid4().hex}",
     "local": lambda directory: f"local://{directory}/bus",
-    "amqp": lambda _: shared_url("rabbitmq"),
+    "amqp": lambda _: own_bus(),
 }
 # Whoever has a server at hand names it.
 if NAMED := os.environ.get("ROSTER_TEST_BUS", ""):

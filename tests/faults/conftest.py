@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.engines import not_here
+from tests.engines import not_here, own_bus
 
 Urls = tuple[str, str]
 Clock = Callable[[str], dict[str, str]]
@@ -26,10 +26,11 @@ _LIBRARIES = (
 _BOTH_CLOCKS = "import time; print(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME))"
 
 
-@pytest.fixture(params=["embedded"])
+@pytest.fixture(params=["embedded", "amqp"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Urls:
     """Registry and bus of this test alone, which other processes can open. One more engine is one more parameter."""
-    return f"sqlite:///{tmp_path}/registry/registry.db", f"local://{tmp_path}/bus"
+    bus = own_bus() if request.param == "amqp" else f"local://{tmp_path}/bus"
+    return f"sqlite:///{tmp_path}/registry/registry.db", bus
 
 
 @pytest.fixture

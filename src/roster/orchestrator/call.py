@@ -360,6 +360,8 @@ class Call:
         exchange, vigil = outstanding.exchange, self.team.vigil
         self._out.add(outstanding)
         vigil.watch(outstanding)
+        if self._above is not None and self._above.stopped is not None:
+            self._stop(self._above.stopped)  # while the command was being handed over
         duration: float | None = None
         try:
             async with asyncio.timeout(limit):

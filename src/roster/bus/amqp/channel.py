@@ -55,7 +55,7 @@ class Channel:
     """A channel. Whatever fails on it ends it: that is AMQP's way; `on_end` is told."""
 
     def __init__(self, connection: Connection, number: int) -> None:
-        self._connection = connection
+        self.connection = connection
         self._number = number
         self._loop = asyncio.get_running_loop()
         self._asked: deque[tuple[str, asyncio.Future[Any]]] = deque()
@@ -172,8 +172,8 @@ class Channel:
             raise self.fault
         future: asyncio.Future[Any] = self._loop.create_future()
         self._asked.append((answer, future))
-        self._connection.write(codec.method(self._number, class_, number, payload))
-        self._connection.flush()
+        self.connection.write(codec.method(self._number, class_, number, payload))
+        self.connection.flush()
         await asyncio.wait([future], timeout=timeout)
         if not future.done():
             # Whatever answers later would be taken for the answer to something else.
@@ -183,7 +183,7 @@ class Channel:
     def give_up(self, why: LostError) -> None:
         """End it without waiting for the broker's word."""
         if self.fault is None:
-            self._connection.write(codec.method(self._number, 20, 40, _GOODBYE))
+            self.connection.write(codec.method(self._number, 20, 40, _GOODBYE))
             self.end(why)
 
     # --- messages ---
@@ -211,7 +211,7 @@ class Channel:
         if receipt is not None:
             self._published += 1
             self._unconfirmed[self._published] = properties.message_id, receipt
-        self._connection.write(
+        self.connection.write(
             codec.publish(
                 self._number,
                 exchange,
@@ -219,7 +219,7 @@ class Channel:
                 properties,
                 body,
                 mandatory=mandatory,
-                frame_max=self._connection.frame_max,
+                frame_max=self.connection.frame_max,
             )
         )
 
@@ -233,11 +233,11 @@ class Channel:
 
     def _settle(self, number: int, tag: int, flags: bytes) -> None:
         if self.fault is None:
-            self._connection.write(codec.method(self._number, 60, number, tag.to_bytes(8, "big") + flags))
+            self.connection.write(codec.method(self._number, 60, number, tag.to_bytes(8, "big") + flags))
 
     def flush(self) -> None:
         """Write now what was said so far."""
-        self._connection.flush()
+        self.connection.flush()
 
     # --- what the broker says ---
 
@@ -275,11 +275,11 @@ class Channel:
                 if consumer is not None:
                     consumer.on_cancel()
             case "channel.close":
-                self._connection.write(codec.method(self._number, 20, 41))
-                self._connection.forget(self._number)
+                self.connection.write(codec.method(self._number, 20, 41))
+                self.connection.forget(self._number)
                 self.end(RefusedError(arguments[0], arguments[1]))
             case "channel.close-ok":
-                self._connection.forget(self._number)
+                self.connection.forget(self._number)
                 self._answered(name, arguments)
                 self.end(LostError("the channel was closed"))
             case "channel.flow":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
-from roster.bus.amqp.standby import lost
+from roster.bus.amqp.returns import lost
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, PROGRESS, Message, check_kind
 from roster.errors import Outcome

@@ -14,6 +14,7 @@ from roster.bus.amqp.connection import Connection, let_go_of_all
 from roster.bus.amqp.delivery import AmqpDelivery
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.listening import AmqpSubscription
+from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.sending import AmqpExchange, Sender
 from roster.bus.amqp.serving import AmqpConsumer
 from roster.bus.amqp.settings import settings_of
@@ -72,6 +73,7 @@ class AmqpBus:
         self.max_message_bytes = max_message_bytes
         self.on_orphan: Callable[[Message, Outcome], Coroutine[None, None, None]] | None = None
         self.serving: Line
+        self.returns: Returns
         self._renew = _renewal() if renew is None else renew
         self._malformed = 0
         self._sender: Sender
@@ -91,7 +93,8 @@ class AmqpBus:
         if self._loop is not None:
             raise BusUnavailableError(f"the bus {self.url} belongs to another event loop: open one for each")
         self._loop = loop
-        self._sender = Sender(self.settings, self.max_message_bytes, self._on_orphan)
+        self.returns = Returns(self.settings, self._on_orphan)
+        self._sender = Sender(self.settings, self.max_message_bytes, self.returns)
         self.serving = Line(self.settings, "serving", _nothing, lambda _: None)
         _buses.add(self)
 
@@ -178,6 +181,7 @@ class AmqpBus:
             await subscription.close()
         for consumer in consumers:
             consumer.hand_back_all(f"the consumer of {consumer.queue!r} is gone")
+        await self.returns.close()
         await self.serving.close(_CLOSE_SECONDS)
         for task in list(self._tasks):
             task.cancel()
@@ -205,11 +209,8 @@ class AmqpBus:
         self._open()
         self._sender.stand_bys.assign(queues, watched)
 
-    def _on_orphan(self, raw: bytes, properties: Properties, redelivered: bool) -> asyncio.Future[None]:
-        return self._spawn(self._settle_orphan(raw, properties, redelivered))
-
-    async def _settle_orphan(self, raw: bytes, properties: Properties, redelivered: bool) -> None:
-        outcome: Outcome = "unknown" if redelivered else "refused"
+    async def _on_orphan(self, delivered: Delivered, outcome: Outcome) -> None:
+        properties, raw = delivered.properties, delivered.body or b""
         if self.on_orphan is not None:
             try:
                 message = names.read(raw, properties, self.max_message_bytes)
@@ -218,7 +219,7 @@ class AmqpBus:
             else:
                 await self.on_orphan(message, outcome)
                 return
-        begun = "may have begun" if redelivered else "had not begun"
+        begun = "may have begun" if outcome == "unknown" else "had not begun"
         await self._bury(properties, raw, f"its caller is gone, and so was its consumer; the work {begun}")
 
     # --- dead letters ---

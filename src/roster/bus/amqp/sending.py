@@ -14,8 +14,9 @@ from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
+from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
-from roster.bus.amqp.standby import OnOrphan, StandBys
+from roster.bus.amqp.standby import StandBys
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message, error_from
 from roster.errors import BusUnavailableError, CallError, Code, DeliveryError, MessageError
@@ -116,12 +117,12 @@ class AmqpExchange:
 class Sender:
     """Everything that this client sends, over one connection."""
 
-    def __init__(self, settings: Settings, max_message_bytes: int, on_orphan: OnOrphan) -> None:
+    def __init__(self, settings: Settings, max_message_bytes: int, returns: Returns) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.malformed = 0
         self.line = Line(settings, "sending", self._prepare, self._lost)
-        self.stand_bys = StandBys(settings, self.line, on_orphan)
+        self.stand_bys = StandBys(settings, self.line, returns)
         self._max = max_message_bytes
         self._channel: Channel | None = None
         self._exchanges: dict[str, AmqpExchange] = {}

@@ -17,11 +17,11 @@ from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
+from roster.bus.amqp.returns import lost
 from roster.bus.amqp.sending import declare_main
-from roster.bus.amqp.standby import lost
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind
-from roster.errors import BusUnavailableError, MessageError, Outcome
+from roster.errors import BusUnavailableError, MessageError
 
 if TYPE_CHECKING:
     from roster.bus.amqp.engine import AmqpBus
@@ -270,7 +270,7 @@ class AmqpConsumer:
 
     def _on_message(self, delivered: Delivered) -> None:
         if self.closed:
-            self._refuse(delivered, "refused", f"{self.queue!r} takes no new commands: it is closing")
+            self._refuse(delivered, f"{self.queue!r} takes no new commands: it is closing")
             return
         key = key_of(delivered)
         if (ours := self._in_hand.get(key)) is not None and delivered.redelivered:
@@ -283,7 +283,7 @@ class AmqpConsumer:
         if delivered.redelivered and key[0] and delivered.properties.app_id == names.APP:
             if key not in self._unstarted:
                 # Somebody had it before: its caller decides, who knows what may be done twice.
-                self._refuse(delivered, "unknown", "its consumer was gone")
+                self._bus.returns.give_back(delivered, "unknown", "its consumer was gone")
                 return
             del self._unstarted[key]
         self._take(delivered)
@@ -322,13 +322,13 @@ class AmqpConsumer:
         if not call_handler(f"queue {self.queue!r}", self._handler, delivery):
             delivery.hand_back(f"the consumer of {self.queue!r} failed on the message")
 
-    def _refuse(self, delivered: Delivered, outcome: Outcome, why: str) -> None:
+    def _refuse(self, delivered: Delivered, why: str) -> None:
         """Hand a command back that was never in hand."""
         properties = delivered.properties
         if not properties.reply_to:
             delivered.channel.nack(delivered.tag)
             return
-        notice, body = lost(properties, delivered.body, outcome, why)
+        notice, body = lost(properties, delivered.body, "refused", why)
         delivered.channel.publish("", properties.reply_to, notice, body)
         delivered.channel.ack(delivered.tag)
 

@@ -9,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 
 from roster.bus.amqp import names
-from roster.bus.amqp.channel import Channel, Delivered, Receipt
-from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
+from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
-from roster.bus.message import Kind, Message
-from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError, Outcome
+from roster.errors import BusUnavailableError, Outcome
 
 log = logging.getLogger("roster.bus")
 
-OnOrphan = Callable[[bytes, Properties, bool], asyncio.Future[None]]
 PRIORITY = -10
 _PREFETCH = 200
 # Seconds: between two looks for queues that are not there yet; that a message which nobody waits for is kept from a queue
@@ -33,22 +31,12 @@ _KEEP = 1.0
 
 
 class StandBys:
-    """The queues that this client stands by on.
+    """The queues that this client stands by on."""
 
-    Args:
-        on_orphan: called with the body and the properties of a command whose caller is gone, and whether it may have run.
-            The command is let go of when what it returns is done.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        line: Line,
-        on_orphan: OnOrphan,
-    ) -> None:
+    def __init__(self, settings: Settings, line: Line, returns: Returns) -> None:
         self._settings = settings
         self._line = line
-        self._on_orphan = on_orphan
+        self._returns = returns
         self._channel: Channel | None = None
         self._tags: dict[str, str] = {}
         self._wanted: set[str] = set()
@@ -136,7 +124,7 @@ class StandBys:
     async def _consume(self, connection: Connection, queue: str) -> None:
         timeout = self._settings.timeout
         if self._channel is None:
-            channel = await connection.channel(timeout, confirms=True)
+            channel = await connection.channel(timeout)
             await channel.prefetch(_PREFETCH, timeout)
             channel.on_end = lambda why: self._ended(channel, why)
             self._channel = channel
@@ -191,20 +179,8 @@ class StandBys:
             )
 
     def _hand_back(self, delivered: Delivered) -> None:
-        channel, properties = delivered.channel, delivered.properties
         outcome: Outcome = "unknown" if delivered.redelivered else "refused"
-        notice, body = lost(
-            properties, delivered.body, outcome, "its consumer is gone, or takes no more just now"
-        )
-
-        def settle(receipt: Receipt) -> None:
-            if receipt == "taken":
-                channel.ack(delivered.tag)
-            elif receipt in ("returned", "full"):
-                kept = self._on_orphan(delivered.body or b"", properties, delivered.redelivered)
-                kept.add_done_callback(lambda done: _let_go(delivered, done))
-
-        channel.publish("", properties.reply_to, notice, body, mandatory=True, receipt=settle)
+        self._returns.give_back(delivered, outcome, "its consumer is gone, or takes no more just now")
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -218,28 +194,3 @@ class StandBys:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-
-
-def _let_go(delivered: Delivered, kept: asyncio.Future[None]) -> None:
-    if kept.cancelled() or kept.exception() is not None:
-        delivered.channel.nack(delivered.tag)  # it could not be kept: somebody else may
-    else:
-        delivered.channel.ack(delivered.tag)
-
-
-def lost(properties: Properties, body: bytes | None, outcome: Outcome, why: str) -> tuple[Properties, bytes]:
-    """Return the notice that a command will not be answered: an error like any other, but for its `type`."""
-    error = DeliveryError(
-        f"{why}; the work had {'not ' if outcome == 'refused' else 'perhaps '}begun",
-        code=Code.UNAVAILABLE,
-        outcome=outcome,
-        retryable=True,
-    )
-    try:
-        command = names.read(body or b"", properties, len(body or b""))
-    except MessageError:
-        command = Message(Kind.COMMAND, {}, id="unreadable")
-    message = Message.error_for(command, error)
-    notice = names.envelope(message, properties.correlation_id)
-    notice.type = names.LOST
-    return notice, message.to_bytes()
