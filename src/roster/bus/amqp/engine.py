@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from roster.bus.amqp import dead, names
 from roster.bus.amqp.channel import Delivered
@@ -195,19 +195,7 @@ class AmqpBus:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    # --- standing by ---
-
-    def stand_by(self, queues: Iterable[str], *, watched: Iterable[str] = ()) -> None:
-        """Stand by on queues for all their callers, in place of those named before.
-
-        Whoever sends to a queue that is not watched stands by on it by itself.
-
-        Args:
-            queues: where this client stands by; one that is not there yet is tried again.
-            watched: where others do.
-        """
-        self._open()
-        self._sender.stand_bys.assign(queues, watched)
+    # --- commands whose caller is gone ---
 
     async def _on_orphan(self, delivered: Delivered, outcome: Outcome) -> None:
         properties, raw = delivered.properties, delivered.body or b""

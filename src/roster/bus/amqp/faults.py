@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roster.errors import BusUnavailableError, Code
 
-_ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 405, 406, 530
+ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 405, 406, 530
 
 
 class LostError(Exception):
@@ -32,7 +32,7 @@ def unavailable(what: str, where: str, error: LostError) -> BusUnavailableError:
         error: why it failed.
     """
     text = str(error)
-    if isinstance(error, RefusedError) and error.code in (_ACCESS_REFUSED, _NOT_ALLOWED):
+    if isinstance(error, RefusedError) and error.code in (ACCESS_REFUSED, _NOT_ALLOWED):
         if "login" in text.lower() or "PLAIN" in text:
             return BusUnavailableError(
                 f"{where} does not let us in: the user or the password is wrong (in the URL, or ROSTER_BUS_USER and "

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from roster._clock import boottime
 from roster.bus.amqp.connection import Connection, connect
-from roster.bus.amqp.faults import LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, LostError, RefusedError, unavailable
 from roster.bus.amqp.settings import Settings
 from roster.errors import BusUnavailableError
 
@@ -74,7 +74,9 @@ class Line:
                     await self._news.wait()
             except TimeoutError:
                 raise unavailable("connect", self._settings.display, self._why) from None
-            hopeless = isinstance(self._why, RefusedError) or not self._was_up
+            # A broker that starts refuses for other reasons.
+            forbidden = isinstance(self._why, RefusedError) and self._why.code == ACCESS_REFUSED
+            hopeless = forbidden or not self._was_up
             if self._connection is None and hopeless and not self._closed:
                 raise unavailable("connect", self._settings.display, self._why)
         return connection

@@ -122,7 +122,7 @@ class Sender:
         self.loop = asyncio.get_running_loop()
         self.malformed = 0
         self.line = Line(settings, "sending", self._prepare, self._lost)
-        self.stand_bys = StandBys(settings, self.line, returns)
+        self.stand_bys = StandBys(settings, self.line, returns, self._waited_for)
         self._max = max_message_bytes
         self._channel: Channel | None = None
         self._exchanges: dict[str, AmqpExchange] = {}
@@ -179,6 +179,9 @@ class Sender:
                     f"{self.settings.display} takes no messages just now ({why}): nothing was sent",
                     code=Code.RESOURCE_EXHAUSTED,
                 ) from None
+
+    def _waited_for(self) -> set[str]:
+        return {exchange.queue for exchange in self._exchanges.values()}
 
     # --- sending ---
 
