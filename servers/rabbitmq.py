@@ -83,8 +83,7 @@ class RabbitMQ(Server):
             self._settings["heartbeat"] = heartbeat
         if consumer_timeout is not None:
             self._settings["consumer_timeout"] = consumer_timeout
-        if channel_tick_interval is not None:
-            self._settings["channel_tick_interval"] = channel_tick_interval
+        self._channel_tick_interval = channel_tick_interval
         self._epmd = _Epmd(directory / "epmd")
 
     @property
@@ -146,6 +145,10 @@ class RabbitMQ(Server):
             }
         lines = (f"{name} = {value}\n" for name, value in (settings | self._settings).items())
         (self.directory / "rabbitmq.conf").write_text("".join(lines))
+        # rabbitmq.conf has no name for this one.
+        tick = self._channel_tick_interval
+        advanced = f"[{{rabbit, [{{channel_tick_interval, {tick}}}]}}].\n" if tick is not None else "[].\n"
+        (self.directory / "advanced.config").write_text(advanced)
         (self.directory / "enabled_plugins").write_text("[].\n")
         cookie = self.directory / ".erlang.cookie"
         if not cookie.exists():

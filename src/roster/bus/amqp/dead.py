@@ -1,16 +1,18 @@
-"""Dead letters on the broker: a durable queue that keeps the newest."""
+"""Dead letters on the broker: a durable queue that keeps the newest, to be looked at, sent again or dropped one by one."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 from roster._clock import utc_now
 from roster.bus.amqp import names
-from roster.bus.amqp.channel import Channel
+from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.faults import LostError, unavailable
+from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.sending import not_kept, published
 from roster.bus.amqp.settings import Settings
 from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
@@ -20,18 +22,51 @@ from roster.errors import MessageError
 _MAX_REASON = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class Corpse:
+    """A dead letter as the broker keeps it; it need not be a message.
+
+    Attributes:
+        id: the message's id as its envelope says; empty if it has none.
+        reason: why, for people.
+        buried_at: when, RFC 3339.
+        body: what was sent.
+        message: the command, None if it is none.
+        queue: where it was meant to go; empty if that is not known.
+    """
+
+    id: str
+    reason: str
+    buried_at: str
+    body: bytes
+    message: Message | None
+    queue: str
+
+
 async def bury(
-    connection: Connection, settings: Settings, properties: Properties, raw: bytes, reason: str
+    connection: Connection,
+    settings: Settings,
+    properties: Properties,
+    raw: bytes,
+    reason: str,
+    *,
+    queue: str = "",
 ) -> None:
     """Keep a message, whatever it holds.
+
+    Args:
+        queue: where it was meant to go, if that is known.
 
     Raises:
         BusUnavailableError: it cannot be kept.
     """
     try:
-        channel = await _open(connection, settings)
+        channel = await connection.channel(settings.timeout, confirms=True)
+        await channel.declare_queue(
+            names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS
+        )
         # As JSON: a header is text that other programs show, and a reason may hold anything.
-        headers = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now()}
+        headers = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
         envelope = replace(properties, headers=headers, delivery_mode=2, reply_to="", expiration="")
         receipt = await published(channel, "", names.DEAD, envelope, raw, settings.timeout)
         await channel.close(settings.timeout)
@@ -41,35 +76,87 @@ async def bury(
         raise not_kept(receipt, "keep a dead letter", settings)
 
 
-async def letters(connection: Connection, settings: Settings) -> list[DeadLetter]:
-    """Return what is kept, oldest first; what is no message is passed over, and stays.
+async def corpses(connection: Connection, settings: Settings) -> list[Corpse]:
+    """Return everything that is kept, oldest first. Nothing is changed.
 
     Raises:
         BusUnavailableError: it cannot be read.
     """
-    found = []
+    async with _exhumed(connection, settings) as (_, found):
+        return [_corpse(delivered) for delivered in found]
+
+
+async def letters(connection: Connection, settings: Settings) -> list[DeadLetter]:
+    """Return the commands that are kept, oldest first; what is no message is passed over, and stays.
+
+    Raises:
+        BusUnavailableError: they cannot be read.
+    """
+    return [
+        DeadLetter(corpse.message, corpse.reason, corpse.buried_at)
+        for corpse in await corpses(connection, settings)
+        if corpse.message is not None
+    ]
+
+
+async def drop(connection: Connection, settings: Settings, chosen: Callable[[Corpse], bool]) -> list[Corpse]:
+    """Remove the dead letters that are chosen, and return them. The others keep their places.
+
+    Raises:
+        BusUnavailableError: they cannot be read, or it is not known whether they are gone.
+    """
+    dropped = []
+    async with _exhumed(connection, settings) as (channel, found):
+        for delivered in found:
+            corpse = _corpse(delivered)
+            if chosen(corpse):
+                channel.ack(delivered.tag)
+                dropped.append(corpse)
+    return dropped
+
+
+@asynccontextmanager
+async def _exhumed(
+    connection: Connection, settings: Settings
+) -> AsyncIterator[tuple[Channel, list[Delivered]]]:
+    """Take all that is there into hand. What is not acknowledged is in its place again afterwards."""
     try:
-        channel = await _open(connection, settings)
-        for _ in range(MAX_DEAD_LETTERS):
+        channel = await connection.channel(settings.timeout)
+        try:
+            await channel.declare_queue(names.DEAD, settings.timeout, passive=True)
+        except RefusedError as error:
+            if error.code != NOT_FOUND:
+                raise
+            yield channel, []  # nobody has buried anything yet
+            return
+        found: list[Delivered] = []
+        while len(found) < MAX_DEAD_LETTERS:
             delivered = await channel.get(names.DEAD, settings.timeout)
             if delivered is None:
                 break
-            headers = delivered.properties.headers or {}
-            try:
-                body = delivered.body or b""
-                message = Message.from_bytes(body, limit=len(body))
-                reason = json.loads(str(headers.get("reason", '""')))
-            except (MessageError, ValueError):
-                continue
-            found.append(DeadLetter(message, str(reason), str(headers.get("buried-at", ""))))
-        # Nothing was acknowledged: with the channel's end all are in the queue again, in their places.
+            found.append(delivered)
+        yield channel, found
         await channel.close(settings.timeout)
     except LostError as error:
         raise unavailable("read the dead letters", settings.display, error) from error
-    return found
 
 
-async def _open(connection: Connection, settings: Settings) -> Channel:
-    channel = await connection.channel(settings.timeout, confirms=True)
-    await channel.declare_queue(names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS)
-    return channel
+def _corpse(delivered: Delivered) -> Corpse:
+    properties, body = delivered.properties, delivered.body or b""
+    headers = properties.headers or {}
+    try:
+        message: Message | None = Message.from_bytes(body, limit=len(body))
+    except MessageError:
+        message = None
+    try:
+        reason = str(json.loads(str(headers.get("reason", '""'))))
+    except ValueError:
+        reason = ""
+    return Corpse(
+        properties.message_id,
+        reason,
+        str(headers.get("buried-at", "")),
+        body,
+        message,
+        str(headers.get("queue", "")),
+    )

@@ -116,6 +116,12 @@ class AmqpDelivery:
         """Give it back to the broker, which hands it out again, and counts from now on."""
         self._channel.nack(self._tag)
         self._tag = 0
+        self.since = boottime()
+
+    @property
+    def renewing(self) -> bool:
+        """Whether it was given back to the broker, and has not come again yet."""
+        return self._tag == 0 and self._channel.fault is None
 
     def cancelled(self) -> None:
         """Its sender takes it back."""
@@ -124,7 +130,7 @@ class AmqpDelivery:
             self._tell()
 
     def dropped(self) -> None:
-        """It has not begun and is not ours any more: the broker gives it to another."""
+        """It is not ours any more: the broker gives it to another."""
         self.over = True
         self._consumer.forget(self)
         self._tell()

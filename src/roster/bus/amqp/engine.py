@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
@@ -23,6 +24,8 @@ from roster.bus.message import MAX_MESSAGE_BYTES, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue
 from roster.bus.url import parse_url
 from roster.errors import BusUnavailableError, ConfigError, MessageError, Outcome
+
+log = logging.getLogger("roster.bus")
 
 DEFAULT_RENEW = 300.0
 _CLOSE_SECONDS = 2.0
@@ -161,12 +164,31 @@ class AmqpBus:
     async def bury(self, message: Message, reason: str) -> None:
         self._open()
         raw = message.to_bytes(limit=self.max_message_bytes)
-        await self._bury(names.envelope(message), raw, reason)
+        await self._bury(names.envelope(message), raw, reason, "")
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         self._open()
         connection = await self._sender.line.up(self.settings.timeout)
         return await dead.letters(connection, self.settings)
+
+    async def corpses(self) -> list[dead.Corpse]:
+        """Return every dead letter, also what is no message; oldest first.
+
+        Raises:
+            BusUnavailableError: they cannot be read.
+        """
+        self._open()
+        return await dead.corpses(await self._sender.line.up(self.settings.timeout), self.settings)
+
+    async def drop_dead(self, chosen: Callable[[dead.Corpse], bool]) -> list[dead.Corpse]:
+        """Remove the dead letters that are chosen, and return them.
+
+        Raises:
+            BusUnavailableError: they cannot be read, or it is not known whether they are gone.
+        """
+        self._open()
+        connection = await self._sender.line.up(self.settings.timeout)
+        return await dead.drop(connection, self.settings, chosen)
 
     async def close(self) -> None:
         if self._closed:
@@ -208,22 +230,27 @@ class AmqpBus:
                 await self.on_orphan(message, outcome)
                 return
         begun = "may have begun" if outcome == "unknown" else "had not begun"
-        await self._bury(properties, raw, f"its caller is gone, and so was its consumer; the work {begun}")
+        reason = f"its caller is gone, and so was its consumer; the work {begun}"
+        await self._bury(properties, raw, reason, delivered.routing_key)
 
     # --- dead letters ---
 
     def bury_raw(self, delivered: Delivered, reason: str) -> None:
         """Bury what is no message, and acknowledge it then."""
-        task = self._spawn(self._bury(delivered.properties, delivered.body or b"", reason))
-        task.add_done_callback(
-            lambda done: (
-                None if done.cancelled() or done.exception() else delivered.channel.ack(delivered.tag)
-            )
-        )
+        self._spawn(self._bury_raw(delivered, reason))
 
-    async def _bury(self, properties: Properties, raw: bytes, reason: str) -> None:
+    async def _bury_raw(self, delivered: Delivered, reason: str) -> None:
+        try:
+            await self._bury(delivered.properties, delivered.body or b"", reason, delivered.routing_key)
+        except BusUnavailableError as error:
+            # It stays in our hands at the broker, which gives it out again with the next connection.
+            log.warning("a malformed message could not be buried: %s", error)
+        else:
+            delivered.channel.ack(delivered.tag)
+
+    async def _bury(self, properties: Properties, raw: bytes, reason: str, queue: str) -> None:
         connection = await self._sender.line.up(self.settings.timeout)
-        await dead.bury(connection, self.settings, properties, raw, reason)
+        await dead.bury(connection, self.settings, properties, raw, reason, queue=queue)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -20,21 +20,23 @@ from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostErr
 from roster.bus.amqp.returns import lost
 from roster.bus.amqp.sending import declare_main
 from roster.bus.guard import call_handler
-from roster.bus.message import Kind
-from roster.errors import BusUnavailableError, MessageError
+from roster.bus.message import Kind, Message
+from roster.errors import BusUnavailableError, CallTimeoutError, MessageError
 
 if TYPE_CHECKING:
     from roster.bus.amqp.engine import AmqpBus
 
 log = logging.getLogger("roster.bus")
 
-# Seconds: how often we look at our own clock; a gap that means we stood still; how long what is read after it may be old.
-_TICK, _GAP, _STALE = 0.25, 0.5, 0.25
+# Seconds: how often we look at our own clock; a gap that means we stood still.
+_TICK, _GAP = 0.25, 0.5
 # What a sender wrote before a barrier has reached the broker by then: his connection is not ours.
 _ON_ITS_WAY = 0.02
 # Seconds for the broker to notice that the one who served before is gone, whose process has just ended.
 _PATIENCE = 0.5
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
+# A renewed command comes back at once; seconds after which somebody else has it.
+_ASTRAY = 5.0
 _MAX_REMEMBERED = 10_000
 _MAX_PREFETCH = 65_535
 
@@ -81,7 +83,7 @@ class AmqpConsumer:
         self._barriers: dict[str, tuple[frozenset[int], Callable[[int], None]]] = {}
         self._restoring: asyncio.Task[None] | None = None
         self._alive = boottime()
-        self._stale_until, self._lag = 0.0, 0.0
+        self._lag = 0.0
         self._ticker: asyncio.TimerHandle | None = None
         self._renewer: asyncio.TimerHandle | None = None
 
@@ -245,6 +247,8 @@ class AmqpConsumer:
             elif not delivery.started:
                 _remember(self._unstarted, delivery.key)
                 delivery.dropped()
+        for mark in list(self._barriers):
+            self._pass(mark)  # nothing that was in hand starts any more
 
     def restore(self) -> None:
         """Begin to consume again, however long that takes."""
@@ -297,10 +301,7 @@ class AmqpConsumer:
                 else:
                     _remember(self._revoked, key)
             case names.BARRIER:
-                found = self._barriers.pop(delivered.properties.correlation_id, None)
-                if found is not None:
-                    for sender in found[0]:
-                        call_handler("barrier", found[1], sender)
+                self._pass(delivered.properties.correlation_id)
             case _:
                 self._take(delivered)
 
@@ -313,7 +314,14 @@ class AmqpConsumer:
         except MessageError as error:
             self._malformed(delivered, error)
             return
-        delivery = AmqpDelivery(self, delivered, message, self._sender(properties.reply_to), self._age())
+        lag = self._age()
+        if lag and message.timeout is not None:
+            # It lay in our socket while we stood still; the broker could not take it back any more.
+            message.timeout = max(0.0, message.timeout - lag)
+        delivery = AmqpDelivery(self, delivered, message, self._sender(properties.reply_to), lag)
+        if message.kind is Kind.COMMAND and message.timeout == 0:
+            self._expired(delivery)
+            return
         if message.kind is Kind.COMMAND and delivered.tag:
             self._in_hand[delivery.key] = delivery
         elif delivered.tag:
@@ -331,6 +339,14 @@ class AmqpConsumer:
         notice, body = lost(properties, delivered.body, "refused", why)
         delivered.channel.publish("", properties.reply_to, notice, body)
         delivered.channel.ack(delivered.tag)
+
+    def _expired(self, delivery: AmqpDelivery) -> None:
+        error = CallTimeoutError(
+            f"the command's time had passed when {self.queue!r} received it: it was not run",
+            outcome="refused",
+        )
+        log.warning("%s", error.summary, extra={"command": delivery.message.id})
+        delivery.reply(Message.error_for(delivery.message, error))
 
     def _malformed(self, delivered: Delivered, error: MessageError) -> None:
         self._bus.malformed += 1
@@ -376,14 +392,15 @@ class AmqpConsumer:
 
     def _send_barrier(self, mark: str) -> None:
         if self._channel is None:
-            # The broker has taken everything back: nothing that was in hand starts any more.
-            found = self._barriers.pop(mark, None)
-            if found is not None:
-                for sender in found[0]:
-                    found[1](sender)
+            self._pass(mark)
             return
         about = Properties(type=names.BARRIER, correlation_id=mark, app_id=names.APP)
         self._channel.publish("", names.control_queue(self.queue), about, b"")
+
+    def _pass(self, mark: str) -> None:
+        senders, passed = self._barriers.pop(mark, (frozenset[int](), _ignore))
+        for sender in senders:
+            call_handler("barrier", passed, sender)
 
     # --- time ---
 
@@ -391,27 +408,43 @@ class AmqpConsumer:
         self._note_gap()
         self._ticker = self._loop.call_later(_TICK, self._tick)
 
-    def _note_gap(self) -> float:
+    def _note_gap(self) -> None:
         now = boottime()
-        if now - self._alive > _GAP:
-            self._lag, self._stale_until = now - self._alive, now + _STALE
-        self._alive = now
-        return now
+        gap, self._alive = now - self._alive, now
+        if gap > _GAP:
+            self._lag = gap
+            # What is read before it comes back to us may have come while we stood still.
+            mark = f"standstill.{now:.9f}"
+            self._barriers[mark] = frozenset({0}), self._caught_up
+            self._send_barrier(mark)
+
+    def _caught_up(self, _: int) -> None:
+        self._lag = 0.0
 
     def _age(self) -> float:
-        """How long a message may have lain unread: what comes right after we stood still may have come before."""
-        return self._lag if self._note_gap() < self._stale_until else 0.0
+        """How long a message may have lain unread."""
+        self._note_gap()
+        return self._lag
 
     def _plan_renewal(self) -> None:
         self._renewer = self._loop.call_later(self._renew_after / 10, self._renew)
 
     def _renew(self) -> None:
-        due = boottime() - self._renew_after
-        for delivery in self._in_hand.values():
-            if delivery.since < due and delivery.held:
+        now = boottime()
+        for delivery in list(self._in_hand.values()):
+            age = now - delivery.since
+            if delivery.renewing:
+                if age > _ASTRAY and not delivery.over:
+                    log.error(
+                        "the broker has given a command of %r to another while it was renewed: the work is stopped",
+                        self.queue,
+                    )
+                    delivery.dropped()
+            elif delivery.over:
+                if age > self._renew_after:
+                    self.forget(delivery)  # it never came back to us
+            elif age > self._renew_after and delivery.held:
                 delivery.renew()
-        for delivery in [each for each in self._in_hand.values() if each.over and each.since < due]:
-            self.forget(delivery)  # it never came back to us
         self._plan_renewal()
 
 
@@ -419,3 +452,7 @@ def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
     keys[key] = None
     if len(keys) > _MAX_REMEMBERED:
         keys.popitem(last=False)
+
+
+def _ignore(_: int) -> None:
+    pass
