@@ -14,7 +14,7 @@ from tests.engines import not_here, own_bus
 
 from roster.bus.amqp import AmqpBus
 from roster.bus.amqp.channel import Channel
-from roster.bus.amqp.connection import connect as connect_to
+from roster.bus.amqp.connecting import connect as connect_to
 from roster.bus.amqp.settings import settings_of
 from roster.bus.url import parse_url
 from servers import RabbitMQ, ServerMissingError

@@ -10,7 +10,8 @@ from tests.bus.amqp.conftest import TIMEOUT, Open
 from tests.bus.helpers import Child, ask, echo, soon, until
 
 from roster.bus import Delivery, Message
-from roster.bus.amqp import AmqpBus
+from roster.bus.amqp import AmqpBus, codec
+from roster.bus.amqp.faults import LostError
 from roster.errors import BusUnavailableError, CallError, DeliveryError
 from servers import RabbitMQ
 
@@ -170,3 +171,30 @@ async def test_a_frozen_broker_is_noticed_and_served_again_when_it_wakes(
         victim.thaw()
     await until(lambda: consumer.healthy, _LONG)
     assert await answered(caller, "frozen", n=2) == {"n": 2}
+
+
+async def test_a_broker_that_says_twice_that_it_has_closed_a_channel_harms_no_other(foreign: Open) -> None:
+    """RabbitMQ does so while it does not read: at each look it finds the same delivery held for too long."""
+    first = await foreign()
+    connection = first.connection
+    first.ack(4711)  # nobody has that: RabbitMQ closes the channel
+    await until(lambda: first.fault is not None)
+    second = await connection.channel(TIMEOUT)
+    close = b"\x01\x96" + codec.short("PRECONDITION_FAILED") + b"\x00\x00\x00\x00"
+    connection.data_received(codec.method(1, 20, 40, close))
+    name, *_ = await second.declare_queue("", TIMEOUT, exclusive=True)
+    assert name
+    assert (second.fault, connection.fault) == (None, None)
+
+
+async def test_channels_that_both_sides_close_at_once_are_closed_once(foreign: Open) -> None:
+    first = await foreign()
+    connection = first.connection
+    for _ in range(50):
+        channel = await connection.channel(TIMEOUT)
+        channel.ack(4711)
+        channel.give_up(LostError("the test has given it up"))
+    name, *_ = await first.declare_queue("", TIMEOUT, exclusive=True)
+    assert name
+    assert connection.fault is None
+    await until(lambda: len(connection._channels) == 1)

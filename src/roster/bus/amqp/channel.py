@@ -68,6 +68,7 @@ class Channel:
         self._missing = 0
         self._parts: list[bytes] = []
         self._too_large = False
+        self._closing = False
         self.fault: LostError | None = None
         self.on_end: Callable[[LostError], None] = lambda _: None
 
@@ -159,6 +160,7 @@ class Channel:
         """Close it; what it holds goes back to the queues."""
         if self.fault is None:
             self.on_end = lambda _: None
+            self._closing = True
             await self._ask(20, 40, _GOODBYE, "channel.close-ok", timeout)
 
     async def _ask(self, class_: int, number: int, payload: bytes, answer: str, timeout: float) -> Any:
@@ -183,6 +185,7 @@ class Channel:
     def give_up(self, why: LostError) -> None:
         """End it without waiting for the broker's word."""
         if self.fault is None:
+            self._closing = True
             self.connection.write(codec.method(self._number, 20, 40, _GOODBYE))
             self.end(why)
 
@@ -276,7 +279,8 @@ class Channel:
                     consumer.on_cancel()
             case "channel.close":
                 self.connection.write(codec.method(self._number, 20, 41))
-                self.connection.forget(self._number)
+                if not self._closing:  # else the broker answers that as well, and the number is free then
+                    self.connection.forget(self._number)
                 self.end(RefusedError(arguments[0], arguments[1]))
             case "channel.close-ok":
                 self.connection.forget(self._number)

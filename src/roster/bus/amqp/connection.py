@@ -12,10 +12,8 @@ import logging
 import os
 import platform
 import socket
-import ssl
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 from roster._version import __version__
 from roster.bus.amqp import codec
@@ -51,9 +49,10 @@ def let_go_of_all() -> None:
 
 
 class Connection(asyncio.Protocol):
-    """A connection. Made by `connect`; belongs to the loop that made it.
+    """A connection. Made by `connecting.connect`; belongs to the loop that made it.
 
     Attributes:
+        opened: done when the broker has let us in.
         fault: why it has ended, None as long as it lasts.
         blocked: why the broker takes nothing more from us; empty: it does.
         on_lost: called when it ends.
@@ -64,10 +63,12 @@ class Connection(asyncio.Protocol):
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self.opened: asyncio.Future[None] = self._loop.create_future()
         self._closing: asyncio.Future[None] | None = None
         self._buffer = bytearray()
         self._channels: dict[int, Channel] = {}
+        self._channel_max = _CHANNEL_MAX
+        self._last_number = 0
         self._out: list[bytes] = []
         self._flush_planned = False
         self._paused = False
@@ -93,12 +94,18 @@ class Connection(asyncio.Protocol):
         """
         if self.fault is not None:
             raise self.fault
-        number = next((n for n in range(1, _CHANNEL_MAX + 1) if n not in self._channels), 0)
-        if not number:
-            raise LostError(f"all {_CHANNEL_MAX} channels of the connection are in use")
+        number = self._next_number()
         channel = self._channels[number] = Channel(self, number)
         await channel.open(timeout, confirms=confirms)
         return channel
+
+    def _next_number(self) -> int:
+        # In turn: RabbitMQ may say more than once that it has closed a channel, which must not hit the next one.
+        for _ in range(self._channel_max):
+            self._last_number = self._last_number % self._channel_max + 1
+            if self._last_number not in self._channels:
+                return self._last_number
+        raise LostError(f"all {self._channel_max} channels of the connection are in use")
 
     def forget(self, number: int) -> None:
         """A channel has ended at both sides: its number is free."""
@@ -235,7 +242,7 @@ class Connection(asyncio.Protocol):
             case "connection.tune":
                 self._tune(*method.arguments)
             case "connection.open-ok":
-                self._opened.set_result(None)
+                self.opened.set_result(None)
             case "connection.close":
                 code, text, *_ = method.arguments
                 self._why = RefusedError(code, text)
@@ -279,11 +286,12 @@ class Connection(asyncio.Protocol):
 
     def _tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
         self.frame_max = min(frame_max or _FRAME_MAX, _FRAME_MAX)
+        self._channel_max = min(channel_max or _CHANNEL_MAX, _CHANNEL_MAX)
         ours = self._settings.heartbeat
         seconds = min(heartbeat, ours) if heartbeat else ours
         answer = b"".join(
             (
-                min(channel_max or _CHANNEL_MAX, _CHANNEL_MAX).to_bytes(2, "big"),
+                self._channel_max.to_bytes(2, "big"),
                 self.frame_max.to_bytes(4, "big"),
                 seconds.to_bytes(2, "big"),
             )
@@ -318,63 +326,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
         else:
             self._transport.abort()
-        if not self._opened.done():
-            self._opened.set_exception(why)
-            self._opened.exception()
+        if not self.opened.done():
+            self.opened.set_exception(why)
+            self.opened.exception()
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
         for channel in list(self._channels.values()):
             channel.end(why)
         self._channels.clear()
         self.on_lost(why)
-
-
-async def connect(settings: Settings, name: str, timeout: float) -> Connection:
-    """Open a connection to the first broker of the settings that takes it.
-
-    Args:
-        name: shown in the broker's list of connections.
-        timeout: seconds, for all of it.
-
-    Raises:
-        LostError: none does; of several the last one's reason.
-        RefusedError: the broker does not let us in.
-    """
-    why: LostError = LostError(f"no answer within {timeout:g} s")
-    deadline = asyncio.get_running_loop().time() + timeout
-    left = len(settings.hosts)
-    for host, port in settings.hosts:
-        share = (deadline - asyncio.get_running_loop().time()) / left
-        left -= 1
-        try:
-            return await _connect(settings, host, port, name, max(0.1, share))
-        except RefusedError:
-            raise
-        except LostError as error:
-            why = error
-    raise why
-
-
-async def _connect(settings: Settings, host: str, port: int, name: str, timeout: float) -> Connection:
-    loop = asyncio.get_running_loop()
-    connection: Connection | None = None
-    tls: dict[str, Any] = {"ssl": settings.tls, "server_hostname": host} if settings.tls else {}
-    try:
-        async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: Connection(settings, name), host, port, **tls
-            )
-            await connection._opened
-    except TimeoutError:
-        if connection is not None:
-            connection.abort("it did not answer")
-        raise LostError(f"no answer within {timeout:g} s") from None
-    except ssl.SSLError as error:
-        raise LostError(f"TLS failed: {error.reason or error}") from error
-    except OSError as error:
-        raise LostError(error.strerror or str(error)) from error
-    except asyncio.CancelledError:
-        if connection is not None:
-            connection.abort("it is not wanted any more")
-        raise
-    return connection

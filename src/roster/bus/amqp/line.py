@@ -8,7 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 
 from roster._clock import boottime
-from roster.bus.amqp.connection import Connection, connect
+from roster.bus.amqp.connecting import connect
+from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import ACCESS_REFUSED, LostError, RefusedError, unavailable
 from roster.bus.amqp.settings import Settings
 from roster.errors import BusUnavailableError
@@ -16,6 +17,7 @@ from roster.errors import BusUnavailableError
 log = logging.getLogger("roster.bus")
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
+_MARGIN = 0.25
 
 
 class Line:
@@ -43,7 +45,7 @@ class Line:
         self._was_up = False
         self._keeper: asyncio.Task[None] | None = None
         self._news: asyncio.Event = asyncio.Event()
-        self._why: LostError = LostError("it was never connected")
+        self._why: LostError | None = None
         self._closed = False
 
     @property
@@ -60,7 +62,9 @@ class Line:
         Raises:
             BusUnavailableError: there is none in time. Without ever having had one the first failure counts.
         """
-        until = boottime() + min(limit, self._settings.timeout)
+        # A little longer than connecting may take, whose own reason says more.
+        limit = min(limit, self._settings.timeout + _MARGIN)
+        until = boottime() + limit
         while (connection := self._connection) is None:
             if self._closed:
                 raise BusUnavailableError(f"the bus {self._settings.display} is closed")
@@ -73,13 +77,16 @@ class Line:
                 async with asyncio.timeout(max(0.0, until - boottime())):
                     await self._news.wait()
             except TimeoutError:
-                raise unavailable("connect", self._settings.display, self._why) from None
+                raise self._unreachable(f"no answer within {limit:.3g} s") from None
             # A broker that starts refuses for other reasons.
             forbidden = isinstance(self._why, RefusedError) and self._why.code == ACCESS_REFUSED
             hopeless = forbidden or not self._was_up
             if self._connection is None and hopeless and not self._closed:
-                raise unavailable("connect", self._settings.display, self._why)
+                raise self._unreachable("it is gone")
         return connection
+
+    def _unreachable(self, otherwise: str) -> BusUnavailableError:
+        return unavailable("reach the broker", self._settings.display, self._why or LostError(otherwise))
 
     async def _keep(self) -> None:
         """Try until there is a connection."""
@@ -101,7 +108,7 @@ class Line:
                 pause = min(pause * 2, _LAST_PAUSE)
                 continue
             connection.on_lost = self._on_lost
-            self._connection, self._keeper = connection, None
+            self._connection, self._keeper, self._why = connection, None, None
             if self._was_up:
                 log.info("connected to %s again (%s)", self._settings.display, self._name)
             self._was_up = True
