@@ -37,12 +37,13 @@ consumer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from roster.bus.message import MAX_MESSAGE_BYTES, Message
 from roster.bus.topics import MAX_NAME_BYTES as MAX_QUEUE_BYTES
+from roster.errors import Outcome
 
 __all__ = [
     "MAX_DEAD_LETTERS",
@@ -53,6 +54,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Exchange",
+    "OutlivesCallers",
     "Subscription",
 ]
 
@@ -267,3 +269,15 @@ class Bus(Protocol):
     async def __aenter__(self) -> Bus: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
+
+
+@runtime_checkable
+class OutlivesCallers(Protocol):
+    """A bus that keeps commands whose callers are gone, and hands them to another caller when their node is gone as well.
+
+    Attributes:
+        on_orphan: called with such a command and with what is known of its work, `refused` or `unknown`; it returns when
+            somebody else answers for the command. None: such commands are buried.
+    """
+
+    on_orphan: Callable[[Message, Outcome], Coroutine[None, None, None]] | None

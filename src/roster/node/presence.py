@@ -17,6 +17,7 @@ from roster.node.engine import Engine
 from roster.node.standstill import SHORT, Standstill
 from roster.passport import NodePassport
 from roster.registry import Registration, Registry
+from roster.registry.record import REACHABLE
 from roster.registry.settings import DEFAULT_TTL, seconds
 
 logger = logging.getLogger("roster.node")
@@ -265,7 +266,9 @@ class Presence:
         while True:
             # Often while work is in hand, seldom while idle: two hundred idle agents must cost next to nothing.
             # With work in hand often enough to notice a short standstill, and always often enough for a long one.
-            await asyncio.sleep(min(self.standstill.beat, _LOOK_BUSY if self._engine.hands.active else _LOOK))
+            # While it is deaf as well: whoever waits for it waits no longer than needed.
+            often = self._engine.hands.active or "deaf" in self._engine.reasons
+            await asyncio.sleep(min(self.standstill.beat, _LOOK_BUSY if often else _LOOK))
             self._look_at_loop(self._engine)
             self._look_at_queue(self._engine)
 
@@ -295,7 +298,7 @@ class Presence:
     def _look_at_queue(self, engine: Engine) -> None:
         if not engine.healthy and "deaf" not in engine.reasons:
             engine.close_for("deaf", "cannot be reached: its queue on the bus is gone")
-            self.set_condition("Reachable", "False", "QueueLost", "the queue on the bus is gone")
+            self.set_condition(REACHABLE, "False", "QueueLost", "the queue on the bus is gone")
             logger.error(
                 "%s: its queue %s is gone; not ready until it is restored",
                 engine.key,
@@ -305,7 +308,7 @@ class Presence:
         elif engine.healthy and "deaf" in engine.reasons:
             engine.open_for("deaf")
             logger.info("%s: its queue is restored", engine.key, extra={"node": engine.key})
-            self.set_condition("Reachable", "True")
+            self.set_condition(REACHABLE, "True")
 
     # -- leaving --------------------------------------------------------------------------------------------------
 

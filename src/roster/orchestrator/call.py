@@ -24,6 +24,7 @@ from roster.errors import (
     Code,
     DeliveryError,
     NoCapableNodesError,
+    PassedOver,
     RemoteError,
 )
 from roster.errors import Outcome as Known
@@ -263,7 +264,7 @@ class Call:
         return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0))
 
     async def _wait_for_return(self, error: NoCapableNodesError) -> None:
-        """Nobody is left. If some were tried and may take it yet, wait a little and try them again; else say so."""
+        """Nobody is left. Wait a little and look again if some may take it yet, or come back to the bus; else say so."""
         left = self.deadline - boottime()
         alive = any(
             row.state in ("ready", "busy", "unknown") and row.node in self._tried for row in error.passed_over
@@ -273,7 +274,10 @@ class Call:
             self._alone_since = now
         # Registered but not on the bus: it is being started again, or it never serves commands.
         hopeless = isinstance(self._last, BusUnavailableError) and now - self._alone_since >= _RETURN_WAIT
-        if not self._tried or not alive or hopeless or self._refusals >= _MAX_REFUSALS or left <= 0:
+        # Those who live and are cut off from the bus come back with it; that costs no try.
+        cut_off = self.on_busy == "wait" and any(self._is_cut_off(row) for row in error.passed_over)
+        again = cut_off or (self._tried and alive and not hopeless and self._refusals < _MAX_REFUSALS)
+        if left <= 0 or not again:
             if self._last is not None and (
                 left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))
             ):
@@ -286,6 +290,10 @@ class Call:
             )
         await asyncio.sleep(min(left, pause(self._refusals, self.team.rng)))
         self._tried.clear()
+
+    def _is_cut_off(self, row: PassedOver) -> bool:
+        node = self.team.node(row.node)
+        return node is not None and row.state == "draining" and node.cut_off
 
     # -- one try --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import open_bus
-from roster.bus.base import Bus
+from roster.bus.base import Bus, OutlivesCallers
 from roster.bus.context import current_command
 from roster.bus.keys import caller_namespace, caller_source
 from roster.errors import Attempt, CallError, Code, ConfigError, DeliveryError, PassedOver
@@ -18,6 +18,7 @@ from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
 from roster.orchestrator.keyed import KeyedCall, Keys
+from roster.orchestrator.orphans import Orphans
 from roster.orchestrator.suspects import Suspects
 from roster.orchestrator.vigil import Vigil
 from roster.orchestrator.waiting import WaitingRoom
@@ -104,6 +105,8 @@ class Orchestrator:
         self.keys = Keys(self)
         self.vigil = Vigil(self)
         self._nodes: dict[str, NodeRecord] = {}
+        if isinstance(bus, OutlivesCallers):
+            bus.on_orphan = Orphans(self).see_to
         self._ready = False
         self._starting = asyncio.Lock()
         self._remove_listener: Callable[[], None] | None = None
@@ -204,11 +207,11 @@ class Orchestrator:
         self, capability: str, params: Mapping[str, Any] | None = None, **options: Any
     ) -> CallAnswer:
         """Do as `call` does, and return who did it and which tries it took. `options` are those of `call`."""
-        call = await self._prepare(capability, params, **options)
+        call = await self.prepare(capability, params, **options)
         result = await call.run()
         return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
 
-    async def _prepare(
+    async def prepare(
         self,
         capability: str,
         params: Mapping[str, Any] | None = None,
@@ -225,6 +228,7 @@ class Orchestrator:
         on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
         idempotency_key: str | None = None,
     ) -> Call:
+        """Make a call that is run by its `run`; the arguments are those of `call`."""
         query = _query(capability, selector, version, namespace, strategy, sticky_key)
         if not 0 <= priority <= 9:
             raise ConfigError(f"priority is 0 to 9, not {priority}")
@@ -282,7 +286,7 @@ class Orchestrator:
             await self.pick(capability, selector=selector, version=version, namespace=namespace)
 
         async def one(node: NodeRecord) -> NodeAnswer:
-            call = await self._prepare(
+            call = await self.prepare(
                 capability,
                 params,
                 timeout=timeout,
@@ -317,7 +321,7 @@ class Orchestrator:
                 events.get_nowait()
             events.put_nowait(StreamEvent("progress", node.key, dict(data)))
 
-        call = await self._prepare(capability, params, on_progress=progress, **options)
+        call = await self.prepare(capability, params, on_progress=progress, **options)
         task = asyncio.ensure_future(call.run())
         task.add_done_callback(lambda _: events.put_nowait(None))
         try:
@@ -409,6 +413,10 @@ class Orchestrator:
     def node(self, key: str) -> NodeRecord | None:
         """Return a node from the local copy by `namespace/name`."""
         return self._nodes.get(key)
+
+    def nodes_with(self, capability: str) -> list[NodeRecord]:
+        """Return the nodes of the local copy that have a capability, dead ones included."""
+        return [node for node in self._nodes.values() if node.passport.capability(capability) is not None]
 
     def room(self, node: NodeRecord) -> None:
         """A node may have room: wake a call that waits for one of its capabilities."""

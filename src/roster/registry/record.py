@@ -24,6 +24,7 @@ def _passport(raw: bytes) -> NodePassport:
 
 
 MISMATCH = "ContractMismatch"
+REACHABLE = "Reachable"
 
 
 class NodeRecord(Mapping[str, Any]):
@@ -166,6 +167,11 @@ class NodeRecord(Mapping[str, Any]):
         if self._status_raw is None:
             return None
         return NodeStatus.decode(self._status_raw, status_key(self.namespace, self.name))
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the node says that it lives and cannot be reached: its queue on the bus is gone, for the time being."""
+        return any(one.type == REACHABLE and one.status == "False" for one in self.conditions)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:

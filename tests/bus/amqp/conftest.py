@@ -49,6 +49,15 @@ async def main():
 asyncio.run(main())
 """
 
+
+def die(bus: AmqpBus) -> None:
+    """Cut a client's connections for good, without a word: the broker sees what it sees when a process is killed."""
+    for line in (bus.serving, bus._sender.line):
+        line._closed = True
+        if line.current is not None:
+            line.current.abort("the test has cut it")
+
+
 _running = ExitStack()
 _victims: list[RabbitMQ] = []
 

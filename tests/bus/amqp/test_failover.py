@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 import pytest
-from tests.bus.amqp.conftest import TIMEOUT, Open
+from tests.bus.amqp.conftest import TIMEOUT, Open, die
 from tests.bus.helpers import Child, ask, echo, soon, until
 
 from roster._clock import boottime
@@ -17,14 +17,6 @@ from roster.bus.amqp.sending import published
 from roster.errors import BusUnavailableError, DeliveryError, Outcome
 
 Worked = Callable[[], list[str]]
-
-
-def die(bus: AmqpBus) -> None:
-    """Cut a client's connections for good, without a word: the broker sees what it sees when a process is killed."""
-    for line in (bus.serving, bus._sender.line):
-        line._closed = True
-        if line.current is not None:
-            line.current.abort("the test has cut it")
 
 
 async def equal(ask: Callable[[], Coroutine[None, None, object]], expected: object) -> None:

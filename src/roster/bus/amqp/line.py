@@ -57,13 +57,14 @@ class Line:
         """Return a connection that is prepared.
 
         Args:
-            limit: seconds to wait, besides the settings' own.
+            limit: seconds to wait; without ever having had a connection no longer than connecting may take.
 
         Raises:
             BusUnavailableError: there is none in time. Without ever having had one the first failure counts.
         """
-        # A little longer than connecting may take, whose own reason says more.
-        limit = min(limit, self._settings.timeout + _MARGIN)
+        if not self._was_up:
+            # A little longer than connecting may take, whose own reason says more.
+            limit = min(limit, self._settings.timeout + _MARGIN)
         until = boottime() + limit
         while (connection := self._connection) is None:
             if self._closed:

@@ -29,6 +29,8 @@ _SWEEP = 0.5
 _CONFIRM = 5.0
 _GRACE = 1.0
 _LOOK = 1.0
+# Seconds that a message waits for a broker which is being started again, or is short of memory.
+_RETURN = 30.0
 _MAX_LISTENERS = 1000
 _MAX_KEYS = 4096
 
@@ -163,7 +165,7 @@ class Sender:
         Raises:
             BusUnavailableError: there is none in time, or the broker takes no messages.
         """
-        until = boottime() + min(limit, self.settings.timeout)
+        until = boottime() + min(limit, _RETURN)
         while True:
             connection = self.line.current
             if connection is None:
