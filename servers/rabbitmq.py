@@ -48,6 +48,7 @@ class RabbitMQ(Server):
     Args:
         directory: where its files go.
         users: besides the owner, who may do everything.
+        vhosts: virtual hosts besides `/`, each a bus of its own, with the same users.
         tls: serve AMQP over TLS as well, with these certificates; the URL is that of TLS.
         client_certificates: with `tls`: take only clients that have a certificate of the same authority.
         heartbeat: seconds that the broker suggests; it notices a silent client within twice that.
@@ -65,6 +66,7 @@ class RabbitMQ(Server):
         directory: Path,
         *,
         users: Mapping[str, User] | None = None,
+        vhosts: Sequence[str] = (),
         tls: Certificates | None = None,
         client_certificates: bool = False,
         heartbeat: int | None = None,
@@ -75,7 +77,7 @@ class RabbitMQ(Server):
     ) -> None:
         super().__init__(directory, start_within=start_within)
         self.users = {OWNER: User(OWNER_PASSWORD), **(users or {})}
-        self.vhosts = ["/"]
+        self.vhosts = ["/", *vhosts]
         self.tls = tls
         self.client_certificates = client_certificates
         self._settings = dict(settings or {})
@@ -216,7 +218,11 @@ class RabbitMQ(Server):
         self.ctl("set_vm_memory_high_watermark", "0.0000001" if on else "0.4")
 
     def add_vhosts(self, names: Sequence[str]) -> None:
-        """Make virtual hosts, each a bus of its own with the same users. Many at once take little longer than one."""
+        """Make more virtual hosts. Many at once take little longer than one.
+
+        Raises:
+            ServerError: it failed.
+        """
         self.vhosts += names
         self._write_definitions()
         self.ctl("import_definitions", str(self._definitions_file))

@@ -35,8 +35,9 @@ _FIXTURES = {
     "start_zookeeper": "zookeeper",
 }
 _shared = ExitStack()
-# Buses are made many at a time: the command that makes them takes half a second.
-_VHOSTS_AT_A_TIME = 20
+# Buses are made many at a time: each costs the broker some hundredths of a second at its start, later a command that takes
+# half a second makes them.
+_VHOSTS_AT_A_TIME = 50
 _vhosts = itertools.count()
 _unused: list[str] = []
 _brokers: list[RabbitMQ] = []
@@ -113,9 +114,14 @@ def own_bus() -> str:
     if not _brokers:
         return url
     if not _unused:
-        _unused.extend(f"test-{next(_vhosts)}" for _ in range(_VHOSTS_AT_A_TIME))
-        _brokers[0].add_vhosts(_unused)
+        more = _more_vhosts()
+        _brokers[0].add_vhosts(more)
+        _unused.extend(more)
     return _brokers[0].url_of(vhost=_unused.pop(0))
+
+
+def _more_vhosts() -> list[str]:
+    return [f"test-{next(_vhosts)}" for _ in range(_VHOSTS_AT_A_TIME)]
 
 
 @cache
@@ -130,7 +136,8 @@ def _start_shared(engine: str) -> tuple[str, Exception | None]:
         if engine == "consul":
             return _shared.enter_context(Consul(directory, dev=True)).url, None
         if engine == "rabbitmq":
-            broker = _shared.enter_context(RabbitMQ(directory))
+            _unused.extend(_more_vhosts())
+            broker = _shared.enter_context(RabbitMQ(directory, vhosts=_unused))
             _brokers.append(broker)
             return broker.url, None
         return _shared.enter_context(ZooKeeper(directory, fsync=False)).url, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,13 @@ def test_a_host_in_a_local_url_and_a_nul_are_refused() -> None:
         parse_url("local://var/run")
     with pytest.raises(ConfigError, match="NUL"):
         parse_url("local:///a%00b")
+
+
+def test_whoever_is_on_another_bus_does_not_pay_for_the_one_on_rabbitmq() -> None:
+    code = (
+        "import sys; import roster, roster.cli; from roster.bus import open_bus; open_bus('memory://');"
+        "sys.exit(any(name.startswith('roster.bus.amqp') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    code = code.replace("memory://", "amqp://mq")
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 1

@@ -81,8 +81,9 @@ async def test_a_connection_that_the_broker_closes_costs_what_was_out_and_no_mor
     await asyncio.to_thread(victim.ctl, "close_all_connections", "by hand")
     with pytest.raises(DeliveryError) as caught:
         await soon(out.answer)
-    assert caught.value.outcome == "unknown"
-    assert "by hand" in str(caught.value)
+    assert (
+        caught.value.outcome == "unknown"
+    )  # whichever connection went first: the caller's own, or the node's
     await until(lambda: stopped == ["first"])  # it had not begun: it is not this consumer's any more
     await until(lambda: consumer.healthy)
 
