@@ -25,9 +25,9 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from roster._loops import LoopThread
-from roster.bus import Load, Message
+from roster.bus import Events as AsyncEvents
+from roster.bus import Load, Message, Published
 from roster.bus.mindbus import Answer as AsyncAnswer
-from roster.bus.mindbus import Events as AsyncEvents
 from roster.bus.mindbus import MindBus as AsyncMindBus
 from roster.errors import (
     AllNodesBusyError,
@@ -78,6 +78,7 @@ __all__ = [
     "NodePassport",
     "NodeRecord",
     "Orchestrator",
+    "Published",
     "Registration",
     "Registry",
     "RemoteError",
@@ -378,8 +379,8 @@ class Answer(_Facade[AsyncAnswer]):
     cancel = _posting(AsyncAnswer.cancel)
 
 
-class Events(_Facade[AsyncEvents]):
-    """Published messages as they come. Made by `MindBus.subscribe`; see `roster.bus.mindbus.Events`."""
+class Events(_Facade[AsyncEvents[T]]):
+    """Published messages as they come. Made by `MindBus.subscribe` and `MindBus.tap`; see `roster.bus.Events`."""
 
     @property
     def dropped(self) -> int:
@@ -390,14 +391,14 @@ class Events(_Facade[AsyncEvents]):
         """Stop listening; what has arrived can still be read."""
         self._close(self._inner.close())
 
-    def __enter__(self) -> Events:
+    def __enter__(self) -> Events[T]:
         self._portal.run(self._inner.__aenter__())
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Message]:
+    def __iter__(self) -> Iterator[T]:
         return _iterate(self._portal, self._inner)
 
 
@@ -435,11 +436,19 @@ class MindBus(_Facade[AsyncMindBus]):
     publish_event = _waiting(AsyncMindBus.publish_event)
     publish_control = _waiting(AsyncMindBus.publish_control)
 
-    def subscribe(self, *patterns: str) -> Events:
+    def subscribe(self, *patterns: str) -> Events[Message]:
         """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
 
-        async def made() -> AsyncEvents:
+        async def made() -> AsyncEvents[Message]:
             return self._inner.subscribe(*patterns)
+
+        return Events(self._portal.run(made()), self._portal)
+
+    def tap(self, *patterns: str) -> Events[Published]:
+        """Look on at what is published, with the routing key of each message. See `roster.MindBus.tap`."""
+
+        async def made() -> AsyncEvents[Published]:
+            return self._inner.tap(*patterns)
 
         return Events(self._portal.run(made()), self._portal)
 

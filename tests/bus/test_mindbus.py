@@ -211,6 +211,19 @@ async def test_events_come_to_those_who_subscribed(mindbus: MindBus) -> None:
     assert await mindbus.publish_event("articles", "done") == 0
 
 
+async def test_a_tap_sees_everything_that_is_published_with_its_routing_key(
+    mindbus: MindBus, held: list[Delivery]
+) -> None:
+    async with mindbus.tap() as seen:
+        await mindbus.publish_event("articles", "done")
+        await mindbus.publish_control("all", "default", "pause")
+        found = [await soon(anext(seen)) for _ in range(2)]
+    assert [(each.key, each.message.kind) for each in found] == [
+        ("evt.articles.done", Kind.EVENT),
+        ("ctl.all.default", Kind.CONTROL),
+    ]
+
+
 async def test_a_subscription_is_iterated_without_a_block_too(mindbus: MindBus) -> None:
     async def first() -> Message:
         async for message in mindbus.subscribe("evt.#"):
@@ -227,7 +240,7 @@ async def test_a_subscription_is_iterated_without_a_block_too(mindbus: MindBus) 
 async def test_a_reader_that_is_too_slow_loses_the_oldest_and_knows_how_many(
     mindbus: MindBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roster.bus.mindbus.MAX_EVENTS", 10)
+    monkeypatch.setattr("roster.bus.events.MAX_EVENTS", 10)
     async with mindbus.subscribe("evt.#") as events:
         for n in range(25):
             await mindbus.publish_event("n", str(n))

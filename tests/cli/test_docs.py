@@ -62,7 +62,7 @@ def _steady(line: str) -> str:
     line = re.sub(r'"revision": \d+', '"revision": N', line)
     line = re.sub(r"\d+\.\d{3} s", "N s", line)
     line = re.sub(r"\b(\d+[smhd])+\b", "AGE", line)
-    line = re.sub(r"sqlite:///\S*/", "sqlite:///PLACE/", line)
+    line = re.sub(r"(sqlite|local):///\S*/", r"\1:///PLACE/", line)
     return " ".join(line.split())
 
 

@@ -21,7 +21,7 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "migrate", "export", "import", "doctor", "demo", "completion",
+    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion",
 )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from roster._logs import quiet_by_default
 from roster.bus.base import Bus, Consumer, Delivery, Exchange, Subscription
 from roster.bus.engines import open_bus
+from roster.bus.events import Events, Published
 from roster.bus.message import MAX_MESSAGE_BYTES, Kind, Load, Message, error_from
-from roster.bus.mindbus import Answer, Events, MindBus
+from roster.bus.mindbus import Answer, MindBus
 
 quiet_by_default()
 
@@ -22,6 +23,7 @@ __all__ = [
     "Load",
     "Message",
     "MindBus",
+    "Published",
     "Subscription",
     "error_from",
     "open_bus",

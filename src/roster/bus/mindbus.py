@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from typing import Any
 
 from roster._clock import boottime
-from roster.bus.base import Bus, Exchange, Subscription
+from roster.bus.base import Bus, Exchange
 from roster.bus.engines import open_bus
+from roster.bus.events import Events, Published
 from roster.bus.keys import caller_namespace, caller_source, checked_key
 from roster.bus.message import Kind, Message, error_from
 from roster.errors import CallCancelledError, CallTimeoutError, MessageError
@@ -17,7 +18,6 @@ from roster.errors import CallCancelledError, CallTimeoutError, MessageError
 DEFAULT_TIMEOUT = 60.0
 CONTROL_TIMEOUT = 5.0
 MAX_PROGRESS = 1024
-MAX_EVENTS = 10_000
 
 
 class Answer:
@@ -103,65 +103,6 @@ def _value(message: Message) -> Any:
     return message.data["result"]
 
 
-class Events:
-    """Published messages as they come: `async for message in mindbus.subscribe("evt.#")`.
-
-    As `async with mindbus.subscribe(...) as events` it listens from then on and stops at the end of the
-    block. Whoever reads too slowly loses the oldest; `dropped` counts them.
-    """
-
-    def __init__(self, mindbus: MindBus, patterns: tuple[str, ...]) -> None:
-        self._mindbus = mindbus
-        self._patterns = patterns
-        self._subscription: Subscription | None = None
-        self._messages: deque[Message] = deque()
-        self._news = asyncio.Event()
-        self._dropped = 0
-        self._closed = False
-
-    @property
-    def dropped(self) -> int:
-        """How many messages were lost because nobody read them in time."""
-        return self._dropped + (self._subscription.dropped if self._subscription is not None else 0)
-
-    async def __aenter__(self) -> Events:
-        if self._subscription is None:
-            self._subscription = await self._mindbus.bus.subscribe(self._patterns, self._arrived)
-            self._mindbus._listening.add(self)
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Stop listening; what has arrived can still be read."""
-        self._closed = True
-        self._mindbus._listening.discard(self)
-        self._news.set()
-        if self._subscription is not None:
-            await self._subscription.close()
-
-    def __aiter__(self) -> Events:
-        return self
-
-    async def __anext__(self) -> Message:
-        if not self._closed:
-            await self.__aenter__()
-        while not self._messages:
-            if self._closed:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        return self._messages.popleft()
-
-    def _arrived(self, key: str, message: Message) -> None:
-        if len(self._messages) >= MAX_EVENTS:
-            self._messages.popleft()
-            self._dropped += 1
-        self._messages.append(message)
-        self._news.set()
-
-
 class MindBus:
     """A client of the bus.
 
@@ -175,7 +116,7 @@ class MindBus:
     def __init__(self, bus: Bus, *, source: str = "") -> None:
         self.bus = bus
         self._source = source
-        self._listening: set[Events] = set()
+        self._listening: set[Events[Any]] = set()
 
     @classmethod
     def connect(cls, url: str | None = None, *, source: str = "") -> MindBus:
@@ -311,9 +252,24 @@ class MindBus:
         message = Message.control(signal, data, source=self._source)
         return await self.bus.publish(f"ctl.{target}.{scope}", message, on_reply=on_reply)
 
-    def subscribe(self, *patterns: str) -> Events:
+    def subscribe(self, *patterns: str) -> Events[Message]:
         """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
-        return Events(self, patterns)
+        return Events(self.bus, patterns, lambda _, message: message, self._listening)
+
+    def tap(self, *patterns: str) -> Events[Published]:
+        """Look on at what is published: as `subscribe`, with the routing key of each message.
+
+        Events and control signals are published, and commands to a routing key. What goes to one queue (commands, their
+        answers, signals to one node by `send_control`) is nobody's but its receiver's.
+
+        Args:
+            patterns: AMQP topics, such as `evt.#` or `ctl.*.ai-team`; none: everything.
+
+        Example:
+            >>> async for seen in mindbus.tap("evt.#"):
+            ...     print(seen.key, seen.message.data)
+        """
+        return Events(self.bus, patterns or ("#",), Published, self._listening)
 
 
-__all__ = ["Answer", "Events", "MindBus"]
+__all__ = ["Answer", "MindBus"]

@@ -25,6 +25,7 @@ from roster.cli import (
     logs,
     migrate,
     register,
+    tap,
     transfer,
     validate,
     watch,
@@ -103,6 +104,7 @@ _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)
+_add(tap.tap, "tap", tap.EXAMPLES)
 _add(migrate.migrate, "migrate", migrate.EXAMPLES)
 _add(transfer.export, "export", transfer.EXPORT_EXAMPLES)
 _add(transfer.import_, "import", transfer.IMPORT_EXAMPLES)
