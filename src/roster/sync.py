@@ -511,6 +511,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
     pick = _waiting(AsyncOrchestrator.pick)
     explain = _waiting(AsyncOrchestrator.explain)
     start = _waiting(AsyncOrchestrator.start)
+    control = _waiting(AsyncOrchestrator.control)
 
     # Written out: type checkers cannot carry a method with `**options` over.
 

@@ -61,6 +61,8 @@ def test_bash_runs_it() -> None:
         ("roster find e", ["edit_text"]),
         ("roster call wri", ["write_article"]),
         ("roster drain ed", ["editor-001"]),
+        ("roster control ", ["pause", "resume", "stop"]),
+        ("roster control stop -n ai-team wr", ["writer-001", "writer-002"]),
         ("roster completion f", ["fish"]),
     ],
 )

@@ -154,6 +154,7 @@ def test_the_page_shows_every_command() -> None:
     from roster.cli.app import app
 
     named = {command.name for command in app.registered_commands}
+    named |= {group.name for group in app.registered_groups}
     assert named - {shown.command.split()[1] for shown in _shown()} == {"demo"}
 
 

@@ -21,7 +21,7 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion",
+    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control",
 )  # fmt: skip
 
 
@@ -83,9 +83,9 @@ def test_help_lists_every_command_and_the_exit_status() -> None:
     assert "..." not in text.split("Commands:\n")[1]
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", [*_COMMANDS, "control pause", "control resume", "control stop"])
 def test_help_of_each_command_has_examples_and_the_shared_options(command: str) -> None:
-    text = roster(command, "--help").out
+    text = roster(*command.split(), "--help").out
 
     assert f"  roster {command}" in text.split("Examples:\n")[1]
     for option in ("--registry", "--bus", "--verbose", "--no-color", "--debug"):
@@ -109,6 +109,14 @@ def test_help_of_each_command_has_examples_and_the_shared_options(command: str) 
         (["delete", "node"], "name what to delete"),
         (["delete", "capability", "x"], "a capability goes with the nodes"),
         (["drain", "a/x", "-n", "b"], "names another namespace"),
+        (["control"], "Missing command; see 'roster control --help'"),
+        (["control", "nope"], "No such command 'nope'; see 'roster control --help'"),
+        (["control", "pause"], "say which nodes: names, -l SELECTOR or --all"),
+        (["control", "pause", "a", "--all"], "only one of them"),
+        (["control", "stop", "a", "-l", "x=y"], "only one of them"),
+        (["control", "stop", "a", "-A"], "-A and NAME contradict each other"),
+        (["control", "stop", "--all", "--timeout", "soon"], "30s, 5m, 1h30m"),
+        (["tap", "--count", "0"], "--count"),
         (["call", "x", "--timeout", "soon"], "30s, 5m, 1h30m"),
         (["call", "x", "--priority", "12"], "9"),
         (["call", "x", "--strategy", "sticky"], "--sticky-key KEY go together"),

@@ -52,6 +52,16 @@ class Middle:
             self.heard.append(error)
             raise
 
+    def handing_to(self, capability: str) -> Handler:
+        async def handler() -> Any:
+            try:
+                return await self._orchestrator.call(capability, timeout=60)
+            except BaseException as error:
+                self.heard.append(error)
+                raise
+
+        return handler
+
     def on_a_thread(self) -> Any:
         with roster.sync.Orchestrator.connect(*self._urls) as orchestrator:
             self.begun = True
@@ -97,6 +107,35 @@ async def test_the_end_of_a_call_is_the_end_of_what_was_called_for_it(
         await eventually(lambda: len(leaf.stopped) == len(leaf.begun))
         assert leaf.begun.count("middle") == (1 if ahead == 0 else 0)
     assert isinstance(middle.heard[0], (asyncio.CancelledError, CallError))
+
+
+@pytest.mark.parametrize("how", ["call_all", "stream"])
+async def test_whoever_stops_asking_everybody_or_reading_a_stream_ends_the_work_and_all_below(
+    urls: Urls, how: str
+) -> None:
+    leaf = Leaf()
+    async with Orchestrator.connect(*urls) as lower, Orchestrator.connect(*urls) as lowest:
+        first, second = Middle(lower, urls), Middle(lowest, urls)
+        # Three deep: what `top` calls hands its work down once more.
+        nodes: dict[str, dict[str, Handler]] = {
+            "bottom": {"leaf": leaf.work},
+            "between": {"middle": second.on_the_loop},
+            "top": {"top": first.handing_to("middle")},
+        }
+        async with serving(urls, nodes) as caller:
+            if how == "call_all":
+                asking = asyncio.create_task(caller.call_all("top", timeout=60))
+                await eventually(lambda: leaf.begun == ["middle"])
+                asking.cancel()
+            else:
+                stream = caller.stream("top", timeout=60)
+                reading = asyncio.ensure_future(anext(stream))
+                await eventually(lambda: leaf.begun == ["middle"])
+                reading.cancel()
+                await asyncio.wait([reading])
+                await stream.aclose()
+            await eventually(lambda: leaf.stopped == ["middle"])
+            await eventually(lambda: len(first.heard) == len(second.heard) == 1)
 
 
 async def test_a_loop_of_delegations_is_refused_before_it_is_sent(urls: Urls) -> None:

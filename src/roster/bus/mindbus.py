@@ -243,8 +243,8 @@ class MindBus:
         """Publish a signal as `ctl.{target}.{scope}`; return how many places it was handed to.
 
         Args:
-            target: whom it concerns, such as a node's name or `all`.
-            scope: the scope, such as a namespace.
+            target: a node's name, or `all`.
+            scope: the namespace; with the target `all` also `all`: the nodes of every namespace.
             signal: as for `send_control`.
             data: what goes with it.
             on_reply: called with each answer.

@@ -14,6 +14,7 @@ from roster._version import __version__
 from roster.cli import (
     call,
     completion,
+    control,
     delete,
     demo_command,
     describe,
@@ -66,13 +67,27 @@ def _root(
     """Find AI agents by what they can do, hand them work, and see who is there."""
 
 
-def _add(function: Callable[..., Any], name: str, examples: Sequence[str], **settings: Any) -> None:
-    app.command(
+def _add(
+    function: Callable[..., Any],
+    name: str,
+    examples: Sequence[str],
+    group: typer.Typer = app,
+    **settings: Any,
+) -> None:
+    group.command(
         name,
         epilog=epilog(examples),
         context_settings={**_SETTINGS, **settings.pop("context_settings", {})},
         **settings,
     )(with_shared(function))
+
+
+def _group(name: str, root: Callable[..., Any], examples: Sequence[str]) -> typer.Typer:
+    """Make a command of commands."""
+    group = typer.Typer(rich_markup_mode=None, context_settings=_SETTINGS)
+    group.callback(epilog=epilog(examples), context_settings=_SETTINGS)(with_shared(root))
+    app.add_typer(group, name=name)
+    return group
 
 
 def _said(error: Any) -> str:
@@ -101,6 +116,10 @@ _add(explain.explain, "explain", explain.EXAMPLES)
 _add(call.call, "call", call.EXAMPLES)
 _add(drain.drain, "drain", drain.DRAIN_EXAMPLES)
 _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
+_control = _group("control", control.root, control.EXAMPLES)
+_add(control.pause, "pause", control.PAUSE_EXAMPLES, _control)
+_add(control.resume, "resume", control.RESUME_EXAMPLES, _control)
+_add(control.stop, "stop", control.STOP_EXAMPLES, _control)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)

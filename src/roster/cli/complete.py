@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -64,6 +64,9 @@ def _offer(ctx: typer.Context, incomplete: str, words: Callable[[NodeRecord], It
 
 
 def _registry_url(ctx: typer.Context) -> str | None:
-    parent = ctx.parent.params if ctx.parent is not None else {}
-    url = ctx.params.get("registry_url") or parent.get("registry_url")
-    return url if isinstance(url, str) else None
+    at: Any = ctx  # Typer has two types for one context
+    while at is not None:
+        if isinstance(url := at.params.get("registry_url"), str):
+            return url
+        at = at.parent
+    return None

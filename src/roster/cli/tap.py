@@ -42,7 +42,7 @@ def tap(
     patterns: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PATTERN]...",
+            metavar="PATTERN",
             help="Topics as in AMQP: words divided by dots, * is one word, # any number of words; none: everything.",
         ),
     ] = None,

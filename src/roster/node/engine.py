@@ -266,14 +266,14 @@ class Engine:
         self.answer(delivery, Message.error_for(delivery.message, error, source=self.source))
 
     def check_addressee(self, message: Message) -> None:
-        """Raise if a command is meant for another incarnation.
+        """Raise if a message is meant for another incarnation.
 
         Raises:
             DeliveryError: it is.
         """
         if message.uid and message.uid != self.uid:
             raise _refusal(
-                f"{self.key} is another incarnation than the one this command is meant for",
+                f"{self.key} is another incarnation than the one this {message.kind.name.lower()} is meant for",
                 Code.FAILED_PRECONDITION,
             )
 
@@ -446,6 +446,11 @@ class Engine:
     # -- control --------------------------------------------------------------------------------------------------
 
     def _on_control(self, delivery: Delivery) -> None:
+        try:
+            self.check_addressee(delivery.message)
+        except DeliveryError as error:
+            self.answer_error(delivery, error)
+            return
         signal = delivery.message.data.get("signal")
         if signal == "ping":
             self.confirm(

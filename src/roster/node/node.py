@@ -95,6 +95,7 @@ class Node:
         self._threads = Threads(f"roster-{self.passport.name}")
         self._stopping: asyncio.Event | None = None
         self._failure: BaseException | None = None
+        self._serving = False
         self._runner: Runner | None = None
         self._presence: Presence | None = None
         self._engine: Engine | None = None
@@ -343,7 +344,14 @@ class Node:
             lost=self._on_lost,
             fatal=self._on_fatal,
         )
-        signals = Signals(self.key, self._signals, runner=runner, io_hop=io_hop, shutdown=self.shutdown)
+        signals = Signals(
+            self.key,
+            self._signals,
+            runner=runner,
+            io_hop=io_hop,
+            shutdown=self._asked_to_end,
+            show=presence.set_condition,
+        )
         engine = Engine(
             key=self.key,
             capacity=self.passport.max_concurrent_tasks,
@@ -417,12 +425,16 @@ class Node:
         Raises:
             NameConflictError: another process took the name over.
         """
-        await self.start()
-        assert self._stopping is not None  # noqa: S101 - start() made it
+        self._serving = True
         try:
-            await self._stopping.wait()
+            await self.start()
+            assert self._stopping is not None  # noqa: S101 - start() made it
+            try:
+                await self._stopping.wait()
+            finally:
+                finished = await self.stop()
         finally:
-            finished = await self.stop()
+            self._serving = False
         if self._failure is not None:
             raise self._failure
         return finished
@@ -432,6 +444,12 @@ class Node:
         if self._loop is not None and self._stopping is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended already
                 self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def _asked_to_end(self) -> bool:
+        """A control signal says so; return whether anybody here looks for it. I/O loop."""
+        if self._serving:
+            self.shutdown()
+        return self._serving
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then leave in good order. A second signal ends the process at once.

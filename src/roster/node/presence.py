@@ -126,11 +126,8 @@ class Presence:
 
     async def _serve(self, engine: Engine) -> None:
         assert self._bus is not None  # noqa: S101 - start() opened it
-        bindings = [
-            f"ctl.{self.passport.name}.#",
-            f"ctl.{self.passport.namespace}/{self.passport.name}.#",
-            "ctl.all.#",
-        ]
+        name, namespace = self.passport.name, self.passport.namespace
+        bindings = [f"ctl.{name}.{namespace}.#", f"ctl.all.{namespace}.#", "ctl.all.all.#"]
         if self.passport.mindbus_routing_key:
             bindings.append(self.passport.mindbus_routing_key)
         until = boottime() + (_TAKEOVER_WAIT if self._takeover else 0.0)
@@ -218,9 +215,13 @@ class Presence:
                 return  # it has left, or was displaced: there is nothing to say any more
 
     def set_condition(
-        self, type: str, status: Literal["True", "False", "Unknown"], reason: str = "", message: str = ""
+        self,
+        type: str,
+        status: Literal["True", "False", "Unknown"] | None,
+        reason: str = "",
+        message: str = "",
     ) -> None:
-        """Show a condition in the node's status."""
+        """Show a condition in the node's status; None takes it away."""
         if self._registration is not None:
             self._registration.set_condition(type, status, reason, message)
 

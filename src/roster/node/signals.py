@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from roster._loops import Hop
 from roster.bus.base import Delivery
@@ -19,20 +19,26 @@ Signal = Callable[[dict[str, Any]], Awaitable[Any] | Any]
 OWN = frozenset({"ping", "revoke", "recall", "pause", "resume", "drain", "undrain", "stop", "shutdown"})
 """What a node serves itself; the first three are the engine's."""
 
+TAKES_WORK = "TakesWork"
+"""The condition that a node has while a signal keeps it from taking work."""
+
 
 class Signals:
     """Serves control messages on the I/O loop, each confirmed to its sender when it has taken effect.
 
-    - `pause`, `drain`: finish what runs, hand back what waits, take nothing new, until `resume` or `undrain`.
+    - `pause`: finish what runs, hand back what waits, take nothing new, until `resume` or the end of the process; the
+      condition `TakesWork` says so.
     - `stop`: the same, and what runs is cancelled; until `resume`.
-    - `shutdown`: leave in good order and end.
+    - `drain`: as `pause`, until `undrain`: what `Registry.drain` has marked is told so.
+    - `shutdown`: leave in good order and end, as by SIGTERM.
 
     Args:
         key: `namespace/name` of the node.
         functions: the user's, by signal.
         runner: where the user's functions run.
         io_hop: the way back to the I/O loop.
-        shutdown: ends the node in good order.
+        shutdown: ends the node in good order; returns False if it cannot, since its program runs it otherwise.
+        show: shows a condition of the node, or takes it away.
     """
 
     def __init__(
@@ -42,7 +48,8 @@ class Signals:
         *,
         runner: Runner,
         io_hop: Hop,
-        shutdown: Callable[[], None],
+        shutdown: Callable[[], bool],
+        show: Callable[[str, Literal["False"] | None, str, str], None],
     ) -> None:
         self.engine: Engine | None = None
         self._key = key
@@ -50,6 +57,7 @@ class Signals:
         self._runner = runner
         self._io_hop = io_hop
         self._shutdown = shutdown
+        self._show = show
 
     def serve(self, delivery: Delivery) -> bool:
         """Serve a control message; return False if its signal is unknown. I/O loop."""
@@ -62,25 +70,43 @@ class Signals:
             engine.close_for(name, "is paused" if name == "pause" else "is draining")
             engine.hand_back_waiting()
         elif name in ("resume", "undrain"):
-            for reason in ("pause", "drain", "stop") if name == "resume" else ("drain",):
+            for reason in ("pause", "stop") if name == "resume" else ("drain",):
                 engine.open_for(reason)
         elif name == "stop":
             engine.close_for("stop", "was told to stop")
             for work in engine.hands.everything():
                 engine.give_back(work, f"{self._key} was told to stop")
         elif name == "shutdown":
+            if not self._shutdown():
+                engine.deny(
+                    delivery,
+                    f"{self._key} cannot end by a signal: its program runs it in a block of its own; end the program",
+                    Code.FAILED_PRECONDITION,
+                )
+                return True
             engine.close_for("leaving", "is leaving")
-            self._shutdown()
         elif (function := self._functions.get(name)) is not None:
             self._runner.hop.post(self._begin, function, dict(data), delivery)
             return True
         else:
             return False
-        logger.info("%s: signal %s", self._key, name, extra={"node": self._key})
+        sender = delivery.message.source or "somebody"
+        logger.info("%s: signal %s of %s", self._key, name, sender, extra={"node": self._key})
+        if name in ("pause", "stop"):
+            self._show(
+                TAKES_WORK, "False", "Paused" if name == "pause" else "Stopped", f"by a signal of {sender}"
+            )
+        elif name == "resume":
+            self._show(TAKES_WORK, None, "", "")
         active, reasons = engine.hands.active, list(engine.reasons)
-        engine.confirm(
-            delivery, {"node": self._key, "signal": name, "active_tasks": active, "reasons": reasons}
-        )
+        result = {
+            "node": self._key,
+            "uid": engine.uid,
+            "signal": name,
+            "active_tasks": active,
+            "reasons": reasons,
+        }
+        engine.confirm(delivery, result)
         return True
 
     def _begin(self, function: Signal, data: dict[str, Any], delivery: Delivery) -> None:

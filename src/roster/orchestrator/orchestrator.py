@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,10 +13,19 @@ from roster.bus import open_bus
 from roster.bus.base import Bus, OutlivesCallers
 from roster.bus.context import current_command
 from roster.bus.keys import caller_namespace, caller_source
-from roster.errors import Attempt, CallError, Code, ConfigError, DeliveryError, PassedOver
+from roster.errors import (
+    Attempt,
+    CallError,
+    Code,
+    ConfigError,
+    DeliveryError,
+    NodeNotFoundError,
+    PassedOver,
+)
 from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
+from roster.orchestrator.control import Control
 from roster.orchestrator.keyed import KeyedCall, Keys
 from roster.orchestrator.orphans import Orphans
 from roster.orchestrator.suspects import Suspects
@@ -27,6 +36,7 @@ from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
 
 DEFAULT_TIMEOUT = 30.0
+CONTROL_TIMEOUT = 10.0
 SYNC_DEADLINE = 30.0
 _STREAM_KEPT = 1000
 
@@ -36,7 +46,7 @@ OnBusy = Literal["wait", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What one node answered to `call_all`.
+    """What one node answered to `call_all`, or to a control signal.
 
     Attributes:
         node: `namespace/name`.
@@ -331,6 +341,71 @@ class Orchestrator:
             yield StreamEvent("result", call.attempts[-1].node, result)
         finally:
             task.cancel()
+
+    # -- control --------------------------------------------------------------------------------------------------
+
+    async def control(
+        self,
+        signal: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        nodes: Iterable[str] | None = None,
+        selector: SelectorLike = None,
+        namespace: str | None = None,
+        timeout: float = CONTROL_TIMEOUT,
+        on_answer: Callable[[NodeAnswer], None] | None = None,
+    ) -> list[NodeAnswer]:
+        """Send a control signal to nodes and return what each confirmed, in order of name.
+
+        A node confirms when the signal has taken effect; `shutdown` is reported when the node has left. Whoever is silent
+        or refuses has an `error` in its answer, and hurts no other. The signal reaches the incarnations that are registered
+        now, and none that comes after them under the same name.
+
+        Args:
+            signal: `pause` (no new work; what waits is handed back, what runs is finished), `resume`, `stop` (`pause`, and
+                what runs is cancelled), `shutdown` (leave in good order and end, as by SIGTERM), or one that the nodes have
+                a function for, such as `config`.
+            data: what goes with it.
+            nodes: `name` or `namespace/name`; None: those that the selector means and that are not offline.
+            selector: only nodes whose labels (or fields) match.
+            namespace: of names without one, else `default`; without `nodes`: only nodes of this namespace; None for all.
+            timeout: seconds for each node.
+            on_answer: called on this loop with each answer as it comes.
+
+        Raises:
+            NodeNotFoundError: a name is not registered, or nothing matches.
+            ConfigError: both names and a selector were given.
+
+        Example:
+            >>> await orchestrator.control("pause", selector="role=writer")
+        """
+        await self.registry.synced()
+        if nodes is not None and selector is not None:
+            raise ConfigError("a signal goes to the nodes that are named or to those that match, not to both")
+        if nodes is not None:
+            found = [await self.registry.get(name, None if "/" in name else namespace) for name in nodes]
+        else:
+            everybody = await self.registry.find(selector=selector, namespace=namespace)
+            found = [node for node in everybody if node.state != "offline"]
+        if not found:
+            raise NodeNotFoundError(
+                f"nobody to send {signal!r} to: no node that is not offline matches"
+                + (f" {selector!r}" if selector is not None else "")
+                + (f" in the namespace {namespace}" if namespace is not None else "")
+            )
+
+        async def one(node: NodeRecord) -> NodeAnswer:
+            try:
+                answer = NodeAnswer(node.key, result=await control.signal(node, signal, data, timeout))
+            except CallError as error:
+                answer = NodeAnswer(node.key, error=error)
+            if on_answer is not None:
+                on_answer(answer)
+            return answer
+
+        async with Control(self.registry, self.bus, self.source) as control:
+            different = {node.key: node for node in found}
+            return list(await asyncio.gather(*(one(different[key]) for key in sorted(different))))
 
     # -- looking --------------------------------------------------------------------------------------------------
 
