@@ -24,6 +24,7 @@
         ├── MessageError             a message is malformed or too large
         ├── BusUnavailableError      the bus, or the queue, cannot be reached
         ├── DeliveryError            the node died or refused before it answered
+        ├── LetterNotFoundError      no such dead letter
         ├── RemoteError              the handler raised; carries its code
         ├── CallTimeoutError         the deadline passed (also a TimeoutError)
         └── CallCancelledError       somebody stopped the work
@@ -374,6 +375,14 @@ class DeliveryError(CallError):
 
     code = Code.UNAVAILABLE
     retryable = True
+
+
+class LetterNotFoundError(CallError, LookupError):
+    """No dead letter has this id."""
+
+    exit_code = 5
+    code = Code.NOT_FOUND
+    outcome: Outcome = "not_sent"
 
 
 class RemoteError(CallError):

@@ -435,6 +435,8 @@ class MindBus(_Facade[AsyncMindBus]):
     send_control = _waiting(AsyncMindBus.send_control)
     publish_event = _waiting(AsyncMindBus.publish_event)
     publish_control = _waiting(AsyncMindBus.publish_control)
+    dead_letters = _waiting(AsyncMindBus.dead_letters)
+    drop_dead_letters = _waiting(AsyncMindBus.drop_dead_letters)
 
     def subscribe(self, *patterns: str) -> Events[Message]:
         """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
@@ -512,6 +514,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
     explain = _waiting(AsyncOrchestrator.explain)
     start = _waiting(AsyncOrchestrator.start)
     control = _waiting(AsyncOrchestrator.control)
+    retry = _waiting(AsyncOrchestrator.retry)
 
     # Written out: type checkers cannot carry a method with `**options` over.
 

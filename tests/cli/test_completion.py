@@ -62,6 +62,7 @@ def test_bash_runs_it() -> None:
         ("roster call wri", ["write_article"]),
         ("roster drain ed", ["editor-001"]),
         ("roster control ", ["pause", "resume", "stop"]),
+        ("roster dead ", ["list", "show", "retry", "drop"]),
         ("roster control stop -n ai-team wr", ["writer-001", "writer-002"]),
         ("roster completion f", ["fish"]),
     ],

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import editor, writer
 
+from roster import Message
 from roster._loops import LoopThread
+from roster.bus import open_bus
 from roster.cli import main
 from roster.cli.failures import EXIT_CODES
 
@@ -101,10 +103,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     thread = LoopThread("docs").start()
     for node in nodes:
         thread.run(node.start(), timeout=10)
+    thread.run(_bury(options["bus_url"]), timeout=10)
     yield directory
     for node in nodes:
         thread.run(node.stop(), timeout=10)
     thread.stop()
+
+
+async def _bury(bus_url: str) -> None:
+    """Leave two dead letters, as an orchestrator does."""
+    nodes = "ai-team/writer-003, ai-team/writer-004, ai-team/writer-005"
+    reason = (
+        f"write_article may have started on 3 nodes, and each of them was gone before it answered ({nodes})"
+    )
+    async with open_bus(bus_url) as bus:
+        for number, topic in enumerate(("bees", "ants"), 2):
+            command = Message.command("write_article", {"topic": topic}, source="/ai-team/desk-001")
+            command.id = f"5f1c9a7b2e3d4c6f8a10-{number}"
+            await bus.bury(command, reason)
 
 
 def _run_here(command: str) -> tuple[int, list[str]]:

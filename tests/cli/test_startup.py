@@ -21,7 +21,11 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control",
+    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control", "dead",
+)  # fmt: skip
+
+_SUBCOMMANDS = (
+    "control pause", "control resume", "control stop", "dead list", "dead show", "dead retry", "dead drop",
 )  # fmt: skip
 
 
@@ -83,7 +87,7 @@ def test_help_lists_every_command_and_the_exit_status() -> None:
     assert "..." not in text.split("Commands:\n")[1]
 
 
-@pytest.mark.parametrize("command", [*_COMMANDS, "control pause", "control resume", "control stop"])
+@pytest.mark.parametrize("command", [*_COMMANDS, *_SUBCOMMANDS])
 def test_help_of_each_command_has_examples_and_the_shared_options(command: str) -> None:
     text = roster(*command.split(), "--help").out
 
@@ -117,6 +121,9 @@ def test_help_of_each_command_has_examples_and_the_shared_options(command: str) 
         (["control", "stop", "a", "-A"], "-A and NAME contradict each other"),
         (["control", "stop", "--all", "--timeout", "soon"], "30s, 5m, 1h30m"),
         (["tap", "--count", "0"], "--count"),
+        (["dead", "drop"], "say which: IDs, or --all"),
+        (["dead", "drop", "x", "--all"], "say which: IDs, or --all"),
+        (["dead", "show"], "Missing argument"),
         (["call", "x", "--timeout", "soon"], "30s, 5m, 1h30m"),
         (["call", "x", "--priority", "12"], "9"),
         (["call", "x", "--strategy", "sticky"], "--sticky-key KEY go together"),

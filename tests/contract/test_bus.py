@@ -753,3 +753,27 @@ async def test_a_dead_letter_is_kept_whole_with_its_reason(caller: Bus) -> None:
         (second, "and so did this one"),
     ]
     assert all(letter.buried_at.endswith("Z") for letter in letters)
+
+
+async def test_dead_letters_are_dropped_by_choice_and_the_others_keep_their_places(
+    caller: Bus, connect: Callable[[], Bus]
+) -> None:
+    assert list(await caller.corpses()) == []
+    assert list(await caller.drop_dead(lambda _: True)) == []
+    messages = [Message.command("work", {"n": n}) for n in range(4)]
+    for message in messages:
+        await caller.bury(message, f"reason {message.params['n']}")
+    found = await caller.corpses()
+    assert [(one.id, one.message, one.reason) for one in found] == [
+        (message.id, message, f"reason {n}") for n, message in enumerate(messages)
+    ]
+    assert [Message.from_bytes(one.body) for one in found] == messages
+    assert all(one.buried_at.endswith("Z") for one in found)
+    other = connect()
+    assert list(await other.drop_dead(lambda _: False)) == []
+    dropped = await other.drop_dead(lambda one: one.message is not None and one.message.params["n"] in (1, 3))
+    assert [one.id for one in dropped] == [messages[1].id, messages[3].id]
+    assert [one.id for one in await caller.corpses()] == [messages[0].id, messages[2].id]
+    assert [letter.message for letter in await caller.dead_letters()] == [messages[0], messages[2]]
+    assert len(await caller.drop_dead(lambda _: True)) == 2
+    assert list(await other.corpses()) == []

@@ -170,7 +170,7 @@ def test_the_table_of_configuration_is_that_of_the_code(document: Document) -> N
 
 @BOTH
 def test_every_command_that_it_names_is_one(document: Document) -> None:
-    (sentence,) = re.findall(r"^.*`roster explain`.*\n.*$", document.prose, re.MULTILINE)
+    (sentence,) = re.findall(r"^.*`roster explain`(?:.*\n)+?.*docs/cli\.md", document.prose, re.MULTILINE)
     named = {name.removeprefix("roster ").split()[0] for name in re.findall(r"`([a-z ]+)`", sentence)}
     assert len(named) >= 8
     shown = subprocess.run(

@@ -9,9 +9,11 @@ from collections import Counter
 import pytest
 from chaos.load import send
 from chaos.team import scene
+from tests.conftest import eventually
 from tests.faults.stage import Handler, serving
 
-from roster.errors import Code, DeliveryError, RemoteError
+from roster.errors import CallError, Code, DeliveryError, RemoteError
+from roster.testing import Team
 
 Urls = tuple[str, str]
 
@@ -54,6 +56,24 @@ async def test_a_query_of_death_is_tried_three_times_the_last_time_alone_and_its
     )
     assert [letter.message.data["params"]["command"] for letter in letters] == ["deadly"]
     assert all(victim in letters[0].reason for victim in victims)
+
+
+async def test_the_third_try_keeps_to_the_nodes_that_the_caller_asked_for() -> None:
+    async with Team() as team:
+        outsiders = [
+            await team.add("work", asyncio.Event().wait, labels={"tier": "b"}),
+            await team.add("work", asyncio.Event().wait, labels={"tier": "a"}, namespace="elsewhere"),
+        ]
+        meant = [await team.add("work", asyncio.Event().wait, labels={"tier": "a"}) for _ in range(2)]
+        call = asyncio.create_task(team.call("work", selector="tier=a", namespace="default", timeout=2))
+        for _ in meant:
+            await eventually(lambda: any(not one.ended for one in team.ledger))
+            victim = next(one.node for one in team.ledger if not one.ended)
+            await next(member for member in meant if member.key == victim).die()
+        with pytest.raises(CallError) as caught:
+            await call
+        assert {attempt.node for attempt in caught.value.attempts} == {member.key for member in meant}
+        assert [member.calls for member in outsiders] == [[], []]
 
 
 async def test_when_every_node_fails_a_call_costs_at_most_one_and_a_half_attempts(urls: Urls) -> None:

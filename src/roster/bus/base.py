@@ -49,6 +49,7 @@ __all__ = [
     "MAX_DEAD_LETTERS",
     "MAX_MESSAGE_BYTES",
     "MAX_QUEUE_BYTES",
+    "Buried",
     "Bus",
     "Consumer",
     "DeadLetter",
@@ -59,6 +60,43 @@ __all__ = [
 ]
 
 MAX_DEAD_LETTERS = 1000
+MAX_BODY_BYTES = (
+    16 * MAX_MESSAGE_BYTES
+)  # a message read within its limit may be longer when it is written anew
+
+
+class Buried(Protocol):
+    """A dead letter as an engine keeps it. Anybody may have sent it: it need not be a message at all."""
+
+    @property
+    def id(self) -> str:
+        """The message's id; empty if it has none. Several may have the same."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was buried, for people."""
+        ...
+
+    @property
+    def buried_at(self) -> str:
+        """When, RFC 3339; empty if nobody noted it."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """What was sent."""
+        ...
+
+    @property
+    def message(self) -> Message | None:
+        """The same, read; None if it is no message."""
+        ...
+
+    @property
+    def queue(self) -> str:
+        """Where it was meant to go; empty if that is not known."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +107,23 @@ class DeadLetter:
         message: the command.
         reason: why, for people.
         buried_at: when, RFC 3339.
+        queue: where it was meant to go; empty if that is not known.
     """
 
     message: Message
     reason: str
     buried_at: str
+    queue: str = ""
+
+    @property
+    def id(self) -> str:
+        """The command's id."""
+        return self.message.id
+
+    @property
+    def body(self) -> bytes:
+        """What was sent."""
+        return self.message.to_bytes(limit=MAX_BODY_BYTES)
 
 
 class Delivery(Protocol):
@@ -260,6 +310,22 @@ class Bus(Protocol):
 
     async def dead_letters(self) -> Sequence[DeadLetter]:
         """Return what was buried and is still kept, oldest first (the engines keep at most `MAX_DEAD_LETTERS`)."""
+        ...
+
+    async def corpses(self) -> Sequence[Buried]:
+        """Return the same, and what is no message besides.
+
+        Raises:
+            BusUnavailableError: they cannot be read.
+        """
+        ...
+
+    async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[Buried]:
+        """Remove the dead letters that are chosen, for good, and return them; the others keep their places.
+
+        Raises:
+            BusUnavailableError: they cannot be read, or it is not known whether they are gone.
+        """
         ...
 
     async def close(self) -> None:

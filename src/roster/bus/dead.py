@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from roster._clock import utc_now
-from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
+from roster.bus.base import MAX_DEAD_LETTERS, Buried, DeadLetter
 from roster.bus.message import Message
 from roster.errors import BusUnavailableError, MessageError
 
@@ -39,13 +40,37 @@ def bury(directory: Path, message: Message, reason: str) -> None:
 
 def letters(directory: Path) -> list[DeadLetter]:
     """Return what is kept, oldest first; a file that is no dead letter is passed over."""
-    found = []
+    return [letter for _, letter in _read(directory)]
+
+
+def drop(directory: Path, chosen: Callable[[Buried], bool]) -> list[DeadLetter]:
+    """Remove the dead letters that are chosen, and return them.
+
+    Raises:
+        BusUnavailableError: one cannot be removed.
+    """
+    dropped = []
+    for path, letter in _read(directory):
+        if chosen(letter):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue  # somebody else was first
+            except OSError as error:
+                raise BusUnavailableError(
+                    f"cannot remove a dead letter in {directory}: {error.strerror}"
+                ) from error
+            dropped.append(letter)
+    return dropped
+
+
+def _read(directory: Path) -> Iterator[tuple[Path, DeadLetter]]:
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         try:
             with path.open("rb") as file:
                 letter = json.loads(file.read(_MAX_FILE_BYTES))
             message = Message.from_bytes(json.dumps(letter["message"]).encode(), limit=_MAX_FILE_BYTES)
-            found.append(DeadLetter(message, str(letter["reason"]), str(letter["buried_at"])))
-        except (OSError, ValueError, KeyError, TypeError, MessageError):
+            found = DeadLetter(message, str(letter["reason"]), str(letter["buried_at"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, MessageError):
             continue  # being written, being removed, or somebody else's
-    return found
+        yield path, found

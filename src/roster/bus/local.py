@@ -22,8 +22,8 @@ from urllib.parse import quote
 
 from roster._clock import boottime
 from roster.bus import frames
-from roster.bus.base import DeadLetter
-from roster.bus.dead import bury, letters
+from roster.bus.base import Buried, DeadLetter
+from roster.bus.dead import bury, drop, letters
 from roster.bus.local_client import Link, LocalExchange
 from roster.bus.local_guest import LocalDelivery
 from roster.bus.local_server import LocalConsumer, LocalSubscription, Server
@@ -205,6 +205,13 @@ class LocalBus:
     async def dead_letters(self) -> Sequence[DeadLetter]:
         self._open()
         return await asyncio.to_thread(letters, self._named / "dead")
+
+    async def corpses(self) -> Sequence[DeadLetter]:
+        return await self.dead_letters()
+
+    async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[DeadLetter]:
+        self._open()
+        return await asyncio.to_thread(drop, self._named / "dead", chosen)
 
     async def close(self) -> None:
         if self._closed:

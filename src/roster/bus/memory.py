@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from roster._clock import utc_now
-from roster.bus.base import MAX_DEAD_LETTERS, Bus, DeadLetter
+from roster.bus.base import MAX_DEAD_LETTERS, Buried, Bus, DeadLetter
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, MAX_MESSAGE_BYTES, PROGRESS, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
@@ -411,6 +411,17 @@ class MemoryBus:
     async def dead_letters(self) -> Sequence[DeadLetter]:
         self._open()
         return tuple(self.hub.dead)
+
+    async def corpses(self) -> Sequence[DeadLetter]:
+        return await self.dead_letters()
+
+    async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[DeadLetter]:
+        dropped = [letter for letter in await self.dead_letters() if chosen(letter)]
+        with self.hub.lock:
+            kept = [letter for letter in self.hub.dead if not any(letter is one for one in dropped)]
+            self.hub.dead.clear()
+            self.hub.dead.extend(kept)
+        return dropped
 
     async def close(self) -> None:
         if self.closed:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from roster._clock import boottime
-from roster.bus.base import Bus, Exchange
+from roster.bus.base import Buried, Bus, Exchange
 from roster.bus.engines import open_bus
 from roster.bus.events import Events, Published
 from roster.bus.keys import caller_namespace, caller_source, checked_key
@@ -251,6 +251,27 @@ class MindBus:
         """
         message = Message.control(signal, data, source=self._source)
         return await self.bus.publish(f"ctl.{target}.{scope}", message, on_reply=on_reply)
+
+    async def dead_letters(self) -> Sequence[Buried]:
+        """Return the commands that nobody should get again, and what was no message, oldest first.
+
+        `Orchestrator.retry` sends one again.
+
+        Raises:
+            BusUnavailableError: they cannot be read.
+        """
+        return await self.bus.corpses()
+
+    async def drop_dead_letters(self, chosen: Callable[[Buried], bool]) -> Sequence[Buried]:
+        """Remove the dead letters that are chosen, for good, and return them.
+
+        Raises:
+            BusUnavailableError: it cannot be done, or it is not known whether it was.
+
+        Example:
+            >>> await mindbus.drop_dead_letters(lambda letter: letter.queue == "agent.writer.001")
+        """
+        return await self.bus.drop_dead(chosen)
 
     def subscribe(self, *patterns: str) -> Events[Message]:
         """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""

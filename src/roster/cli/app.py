@@ -15,6 +15,7 @@ from roster.cli import (
     call,
     completion,
     control,
+    dead,
     delete,
     demo_command,
     describe,
@@ -120,6 +121,11 @@ _control = _group("control", control.root, control.EXAMPLES)
 _add(control.pause, "pause", control.PAUSE_EXAMPLES, _control)
 _add(control.resume, "resume", control.RESUME_EXAMPLES, _control)
 _add(control.stop, "stop", control.STOP_EXAMPLES, _control)
+_dead = _group("dead", dead.root, dead.EXAMPLES)
+_add(dead.list_, "list", dead.LIST_EXAMPLES, _dead)
+_add(dead.show, "show", dead.SHOW_EXAMPLES, _dead)
+_add(dead.retry, "retry", dead.RETRY_EXAMPLES, _dead)
+_add(dead.drop, "drop", dead.DROP_EXAMPLES, _dead)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)

@@ -16,6 +16,7 @@ from roster.cli.session import Session
 from roster.errors import DocumentError
 
 if TYPE_CHECKING:
+    from roster.cli.output import Output
     from roster.registry import NodeRecord, Registry
 
 EXAMPLES = (
@@ -139,12 +140,17 @@ def call(
         options["on_progress"] = show
     document = document_params(params)
     result = session.run(_call(session, capability, document, param or [], options))
-    if output != Result.RAW:
-        session.out.data(result, output)
+    print_result(session.out, result, output)
+
+
+def print_result(out: Output, result: Any, form: Result) -> None:
+    """Print what a node returned."""
+    if form != Result.RAW:
+        out.data(result, form)
     elif isinstance(result, str):
-        session.out.text(result)
+        out.text(result)
     else:
-        session.out.json(result, compact=True)
+        out.json(result, compact=True)
 
 
 async def _call(

@@ -21,7 +21,7 @@ EXIT_CODES = (
     (2, "wrong usage"),
     (3, "the registry's store is out of reach, damaged, or refused"),
     (4, "a live process holds this name"),
-    (5, "no such node"),
+    (5, "no such node, or no such dead letter"),
     (6, "a command did not bring back a result"),
     (7, "no node can do it"),
     (8, "all nodes that can do it are busy"),

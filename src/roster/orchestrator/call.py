@@ -76,6 +76,8 @@ class Call:
       knows whether the silent one still works on it.
 
     With an idempotency key the rules are the same, but "again" is to the same node, as long as it is there (`KeyedCall`).
+
+    A dead letter that is sent again (`revived`) is sent alone and starts once: it may do to its node what it did to others.
     """
 
     team: Orchestrator
@@ -101,6 +103,7 @@ class Call:
     _above: Handling | None = None
     _out: set[Outstanding] = field(default_factory=set)
     keyed: KeyedCall | None = None
+    revived: Message | None = None
 
     async def run(self) -> Any:
         """Return the result.
@@ -177,7 +180,7 @@ class Call:
             self._forget_reborn()
         if self.keyed is not None:
             return await self.keyed.choose(self._excluded())
-        if len(self._strikes) >= SOLO_AFTER:
+        if self._alone:
             return await self._choose_idle()
         exclude = self._excluded()
         node = None
@@ -204,6 +207,10 @@ class Call:
             await self._wait_for_return(error)
         return None
 
+    @property
+    def _alone(self) -> bool:
+        return self.revived is not None or len(self._strikes) >= SOLO_AFTER
+
     def _excluded(self, besides: str = "") -> Collection[str]:
         above = self._above
         if above is None and not besides:
@@ -214,7 +221,7 @@ class Call:
 
     def other_node(self, node: NodeRecord) -> NodeRecord | None:
         """Return a node with room that could have this work besides `node`, or None."""
-        if self.keyed is not None:
+        if self.keyed is not None or self.revived is not None:
             return None  # nobody else may have it as long as this one is there
         return self.team.choose(self.query, self._excluded(node.key))
 
@@ -233,15 +240,25 @@ class Call:
     async def _choose_idle(self) -> NodeRecord | None:
         """Return a node that does nothing else, or wait for one."""
         rows = self.team.rows(self.query, self._excluded())
-        idle = [row.node for row in rows if row.load == 0 and row.state in ("ready", "busy")]
+        idle = [
+            row.node for row in rows if row.candidate and row.load == 0 and row.state in ("ready", "busy")
+        ]
         nodes = [node for key in idle if key not in self._tried and (node := self.team.node(key)) is not None]
         if nodes:
             return self.team.rng.choice(nodes)
         left = self.deadline - boottime()
+        if self._last is None:
+            with contextlib.suppress(AllNodesBusyError):  # one that is busy now may be idle in a moment
+                self.team.refuse(self.query, self._excluded())
         # One that leaves, or whose lease ended with those of all others, may be back in a moment.
         if left <= 0 or all(row.state == "offline" for row in rows):
-            assert self._last is not None  # noqa: S101 - it has struck before
-            self._give_up(self._last)
+            if self._last is not None:
+                self._give_up(self._last)
+            raise AllNodesBusyError(
+                f"no node that can do {self.query.capability} was idle in time, and this must be done alone",
+                capability=self.query.capability,
+                passed_over=rows,
+            )
         await asyncio.sleep(min(left, pause(1, self.team.rng)))
         # Those that refused were not idle, and may be now.
         self._tried = {key: uid for key, uid in self._tried.items() if key in self._strikes}
@@ -404,7 +421,11 @@ class Call:
         return other, await self._try(other, contract)
 
     def _message(self, node: NodeRecord, limit: float) -> Message:
-        above = self._above
+        above, revived = self._above, self.revived
+        ancestors: tuple[str, ...] = () if revived is None else revived.ancestors
+        parent = "" if revived is None else revived.traceparent
+        if above is not None:
+            ancestors, parent = (*above.message.ancestors, above.node), above.message.traceparent
         return Message.command(
             self.query.capability,
             self.params,
@@ -413,18 +434,19 @@ class Call:
             priority=self.priority,
             uid=node.uid,
             key="" if self.keyed is None else self.keyed.key,
-            ancestors=() if above is None else (*above.message.ancestors, above.node),
-            traceparent=_traceparent("" if above is None else above.message.traceparent),
+            ancestors=ancestors,
+            traceparent=_traceparent(parent),
             extensions=self._extensions(),
         )
 
     def _extensions(self) -> dict[str, str] | None:
         """Mark a repeated try with its number, so that a node can tell it from the first, and a solo one as such."""
         self._sends += 1
-        if self._sends == 1:
-            return None
-        marks = {"attempt": str(self._sends)}
-        return marks | _SOLO if len(self._strikes) >= SOLO_AFTER else marks
+        marks = {} if self.revived is None else dict(self.revived.extensions)
+        marks.pop("attempt", None)
+        if self._sends > 1:
+            marks["attempt"] = str(self._sends)
+        return (marks | _SOLO if self._alone else marks) or None
 
     def _progress(self, node: NodeRecord) -> Callable[[Message], None] | None:
         listener = self.on_progress
@@ -455,7 +477,7 @@ class Call:
             return
         self._executions += 1
         self._alone_since = None
-        if contract.idempotent is False:
+        if contract.idempotent is False or self.revived is not None:
             self._give_up(error)
         if isinstance(error, DeliveryError):
             if error.details.get("stopped"):

@@ -22,6 +22,7 @@ from roster.errors import (
     NodeNotFoundError,
     PassedOver,
 )
+from roster.orchestrator import letters
 from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
@@ -341,6 +342,46 @@ class Orchestrator:
             yield StreamEvent("result", call.attempts[-1].node, result)
         finally:
             task.cancel()
+
+    async def retry(
+        self,
+        letter: str,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        selector: SelectorLike = None,
+        namespace: str | None = None,
+        on_progress: Callable[[NodeRecord, Mapping[str, Any]], None] | None = None,
+    ) -> CallAnswer:
+        """Send a dead letter again; it is removed when its result has come, and stays whatever else happens.
+
+        It goes to a node that does nothing else, which takes nothing beside it, with a deadline of its own; it is started
+        once, since it may do to that node what it did to the others. Its idempotency key goes with it, so that work which
+        was done after all is not done again.
+
+        Args:
+            letter: the id of the command that was buried. Of several with this id the newest is sent.
+            timeout: seconds for everything, waiting for an idle node included.
+            selector: only nodes whose labels (or fields) match; which nodes the first caller wanted is not known any more.
+            namespace: only nodes of this namespace; None for all.
+            on_progress: as for `call`.
+
+        Raises:
+            LetterNotFoundError: there is no such dead letter.
+            MessageError: it is no command.
+            CallError: as for `call`.
+        """
+        command = await letters.find(self.bus, letter)
+        call = await self.prepare(
+            command.action,
+            command.params,
+            timeout=timeout,
+            selector=selector,
+            namespace=namespace,
+            priority=command.priority,
+            on_progress=on_progress,
+        )
+        result = await letters.revive(call, command)
+        return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
 
     # -- control --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from roster.bus import Message
-from roster.bus.base import Bus, Consumer, DeadLetter, Delivery, Exchange, Subscription
+from roster.bus.base import Buried, Bus, Consumer, DeadLetter, Delivery, Exchange, Subscription
 from roster.bus.message import Kind
 from roster.errors import BusUnavailableError, MessageError
 from roster.testing.bell import Bell
@@ -237,6 +237,14 @@ class FaultyBus:
     async def dead_letters(self) -> Sequence[DeadLetter]:
         self.reach()
         return await self.inner.dead_letters()
+
+    async def corpses(self) -> Sequence[Buried]:
+        self.reach()
+        return await self.inner.corpses()
+
+    async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[Buried]:
+        self.reach()
+        return await self.inner.drop_dead(chosen)
 
     async def close(self) -> None:
         await self.inner.close()

@@ -251,6 +251,6 @@ def _said_of(buried: Sequence[DeadLetter]) -> list[Finding]:
         warn(
             AREA,
             f"{count}, the newest: {newest}",
-            "find out what these commands do to their nodes before anybody sends them again",
+            "find out what these commands do to their nodes before anybody sends them again: 'roster dead list'",
         )
     ]

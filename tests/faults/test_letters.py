@@ -1,0 +1,171 @@
+"""A dead letter that is sent again: never lost, never a danger to more than the one node that takes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from chaos.team import scene
+from tests.conftest import eventually
+from tests.faults.stage import Handler, serving, state
+
+from roster import (
+    AllNodesBusyError,
+    Context,
+    Message,
+    MindBus,
+    NoCapableNodesError,
+    Orchestrator,
+    RemoteError,
+)
+from roster.errors import Code, DeliveryError, LetterNotFoundError, MessageError
+
+Urls = tuple[str, str]
+
+
+async def bury(urls: Urls, *messages: Message) -> None:
+    async with MindBus.connect(urls[1]) as mindbus:
+        for message in messages:
+            await mindbus.bus.bury(message, "its nodes died")
+
+
+async def kept(orchestrator: Orchestrator) -> list[str]:
+    return [letter.id for letter in await orchestrator.bus.corpses()]
+
+
+async def test_a_command_that_is_answered_is_removed_and_went_as_it_was_with_a_deadline_of_its_own(
+    urls: Urls,
+) -> None:
+    seen: list[tuple[Message, float]] = []
+
+    async def work(context: Context, n: int) -> int:
+        assert context.remaining is not None
+        seen.append((context.message, context.remaining))
+        return n + 1
+
+    first = Message.command("work", {"n": 1}, timeout=0.01)
+    second = Message.command(
+        "work", {"n": 2}, source="/x/y", priority=7, timeout=0.01, uid="of-the-dead", ancestors=("default/a",),
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", extensions={"tenant": "blue", "attempt": "3"},
+    )  # fmt: skip
+    await bury(urls, first, second)
+    async with serving(urls, {"one": {"work": work}}) as orchestrator:
+        answer = await orchestrator.retry(second.id, timeout=20)
+        assert (answer.result, answer.node) == (3, "default/one")
+        assert await kept(orchestrator) == [first.id]
+        with pytest.raises(LetterNotFoundError, match=second.id):
+            await orchestrator.retry(second.id)
+    (message, left), = seen  # fmt: skip
+    assert 10 < left <= 20
+    assert message.id != second.id
+    assert message.uid != "of-the-dead"
+    assert (message.priority, message.ancestors) == (7, ("default/a",))
+    assert message.extensions == {"tenant": "blue", "solo": "true"}
+    assert message.traceparent.split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+async def test_a_command_that_kills_again_costs_one_node_and_stays(urls: Urls) -> None:
+    command = Message.command("deadly", {"command": "deadly", "seconds": 0.1})
+    await bury(urls, command)
+    async with scene(urls, ["a1", "a2", "a3"], ttl=30.0, capabilities=["deadly"]) as (agents, orchestrator):
+        with pytest.raises(DeliveryError) as caught:
+            await orchestrator.retry(command.id, timeout=20)
+        assert caught.value.outcome == "unknown"
+        await eventually(lambda: len(agents.effects().nodes["deadly"]) == 1)
+        await eventually(lambda: sum(one.returncode is not None for one in agents.processes.values()) == 1)
+        assert await kept(orchestrator) == [command.id]
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_a_handler_that_raises_is_asked_once_and_the_letter_stays(urls: Urls, retryable: bool) -> None:
+    asked: list[int] = []
+
+    async def work() -> None:
+        asked.append(1)
+        raise RemoteError("not today", code=Code.UNAVAILABLE, retryable=retryable)
+
+    command = Message.command("work")
+    await bury(urls, command)
+    async with serving(urls, {"one": {"work": work}, "two": {"work": work}}) as orchestrator:
+        with pytest.raises(RemoteError, match="not today"):
+            await orchestrator.retry(command.id, timeout=20)
+        assert len(asked) == 1
+        assert await kept(orchestrator) == [command.id]
+
+
+async def test_it_waits_for_a_node_that_does_nothing_else(urls: Urls) -> None:
+    release = asyncio.Event()
+    beside: list[str] = []
+
+    async def work(who: str) -> str:
+        beside.append(who)
+        if who == "neighbour":
+            await release.wait()
+        return who
+
+    command = Message.command("work", {"who": "letter"})
+    await bury(urls, command)
+    async with serving(urls, {"one": {"work": work}}) as orchestrator:
+        neighbour = asyncio.create_task(orchestrator.call("work", {"who": "neighbour"}, timeout=60))
+        await eventually(lambda: beside == ["neighbour"])
+        with pytest.raises(AllNodesBusyError, match="idle"):
+            await orchestrator.retry(command.id, timeout=0.3)
+        assert await kept(orchestrator) == [command.id]
+        again = asyncio.create_task(orchestrator.retry(command.id, timeout=20))
+        release.set()
+        assert (await again).result == "letter"
+        assert await neighbour == "neighbour"
+        assert await kept(orchestrator) == []
+
+
+async def test_nobody_who_can_do_it_loses_nothing(urls: Urls) -> None:
+    command, event = Message.command("sing"), Message.event("a.b")
+    await bury(urls, command, event)
+    async with serving(urls, {"one": {"work": lambda: None}}) as orchestrator:
+        with pytest.raises(NoCapableNodesError, match="sing"):
+            await orchestrator.retry(command.id, timeout=1)
+        with pytest.raises(MessageError, match="is no command"):
+            await orchestrator.retry(event.id, timeout=1)
+        assert await kept(orchestrator) == [command.id, event.id]
+
+
+async def test_work_that_its_key_says_was_done_is_not_done_again(urls: Urls) -> None:
+    done: list[str] = []
+
+    async def work(context: Context) -> str:
+        done.append(context.idempotency_key)
+        return "done"
+
+    async with serving(urls, {"one": {"work": work}}) as orchestrator:
+        assert await orchestrator.call("work", timeout=20, idempotency_key="order-7") == "done"
+        again = Message.command("work", source="/default/somebody", key="order-7")
+        other = Message.command("work", source="/default/somebody", key="order-8")
+        await bury(urls, again, other)
+        assert (await orchestrator.retry(again.id, timeout=20)).result == "done"
+        assert done == ["order-7"]
+        assert (await orchestrator.retry(other.id, timeout=20)).result == "done"
+        assert done == ["order-7", "order-8"]
+        assert await kept(orchestrator) == []
+
+
+async def test_a_retry_that_is_cancelled_stops_the_work_and_keeps_the_letter(urls: Urls) -> None:
+    stopped: list[BaseException] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError as error:
+            stopped.append(error)
+            raise
+
+    nodes: dict[str, dict[str, Handler]] = {"one": {"work": work}}
+    command = Message.command("work")
+    await bury(urls, command)
+    async with serving(urls, nodes) as orchestrator:
+        again: asyncio.Task[Any] = asyncio.create_task(orchestrator.retry(command.id, timeout=60))
+        await eventually(lambda: [one for one in orchestrator.vigil._open if one.exchange.started])
+        again.cancel()
+        await eventually(lambda: stopped)
+        assert await kept(orchestrator) == [command.id]
+        assert state(orchestrator, "default/one") == "ready"
