@@ -349,12 +349,30 @@ class Message:
             MessageError: it is over `limit` bytes, is not a CloudEvent 1.0 of one of the five kinds, or its
                 data are not what its kind asks for.
         """
-        if len(raw) > limit:
-            raise _size_error(len(raw), limit)
+        checked_size(raw, limit)
         event = strictjson.decode(raw)
         if not isinstance(event, dict):
             raise MessageError("the message is not a JSON object")
         return _from_event(event)
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Message:
+        """Read a message from a CloudEvent's attributes and `data`, as its JSON format has them; `event` is used up.
+
+        Raises:
+            MessageError: as for `from_bytes`.
+        """
+        return _from_event(event)
+
+
+def checked_size(raw: bytes | bytearray | memoryview, limit: int) -> None:
+    """Refuse what is too large to be read.
+
+    Raises:
+        MessageError: it is over `limit` bytes.
+    """
+    if len(raw) > limit:
+        raise _size_error(len(raw), limit)
 
 
 def check_kind(message: Message, kinds: tuple[Kind, ...]) -> None:

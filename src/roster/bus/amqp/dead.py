@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from roster._clock import utc_now
-from roster.bus.amqp import names
+from roster.bus.amqp import binary, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
@@ -66,7 +66,8 @@ async def bury(
             names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS
         )
         # As JSON: a header is text that other programs show, and a reason may hold anything.
-        headers = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
+        about = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
+        headers = {**binary.headers_of(properties), **about}
         envelope = replace(properties, headers=headers, delivery_mode=2, reply_to="", expiration="")
         receipt = await published(channel, "", names.DEAD, envelope, raw, settings.timeout)
         await channel.close(settings.timeout)
@@ -145,7 +146,7 @@ def _corpse(delivered: Delivered) -> Corpse:
     properties, body = delivered.properties, delivered.body or b""
     headers = properties.headers or {}
     try:
-        message: Message | None = Message.from_bytes(body, limit=len(body))
+        message: Message | None = names.read(body, properties, len(body))
     except MessageError:
         message = None
     try:

@@ -26,7 +26,9 @@ Key = tuple[str, str]
 def key_of(delivered: Delivered) -> Key:
     """Return how a delivery is known."""
     properties = delivered.properties
-    return properties.reply_to, properties.correlation_id or properties.message_id
+    # Other programs may leave all three out: such a message is known as long as we hold it.
+    own = properties.correlation_id or properties.message_id or f"#{id(delivered.channel):x}.{delivered.tag}"
+    return properties.reply_to, own
 
 
 class AmqpDelivery:
@@ -68,8 +70,8 @@ class AmqpDelivery:
     def start(self) -> None:
         if not self.started and not self.over:
             self.started = True
-            if self.key[0]:
-                self._consumer.announce(self)
+            if self.key[0] and self._delivered.properties.app_id == names.APP:
+                self._consumer.announce(self)  # another program knows its answer alone
 
     def progress(self, message: Message) -> None:
         check_kind(message, PROGRESS)

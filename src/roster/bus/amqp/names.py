@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from hashlib import blake2b
 
+from roster.bus.amqp import binary
 from roster.bus.amqp.codec import Properties, Table
 from roster.bus.base import MAX_DEAD_LETTERS
 from roster.bus.message import MAX_TIMEOUT_MS, Message
@@ -87,7 +88,8 @@ def read(body: bytes, properties: Properties, limit: int) -> Message:
     Raises:
         MessageError: it is none.
     """
-    message = Message.from_bytes(body, limit=limit)
+    in_binary = binary.is_binary(properties)
+    message = binary.read(body, properties, limit) if in_binary else Message.from_bytes(body, limit=limit)
     if properties.priority is not None:
         message.priority = min(properties.priority, 9)
     text = properties.expiration

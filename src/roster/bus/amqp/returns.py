@@ -94,13 +94,15 @@ class Returns:
             await asyncio.wait(tasks)
 
 
-def lost(properties: Properties, body: bytes | None, outcome: Outcome, why: str) -> tuple[Properties, bytes]:
+def lost(
+    properties: Properties, body: bytes | None, outcome: Outcome, why: str, code: Code = Code.UNAVAILABLE
+) -> tuple[Properties, bytes]:
     """Return the notice that a command will not be answered."""
     error = DeliveryError(
         f"{why}; the work had {'not ' if outcome == 'refused' else 'perhaps '}begun",
-        code=Code.UNAVAILABLE,
+        code=code,
         outcome=outcome,
-        retryable=True,
+        retryable=code is Code.UNAVAILABLE,
     )
     try:
         command = names.read(body or b"", properties, len(body or b""))

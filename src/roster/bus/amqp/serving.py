@@ -353,9 +353,8 @@ class AmqpConsumer:
         log.warning("buried a malformed message to %r: %s", self.queue, error)
         properties = delivered.properties
         if properties.reply_to:
-            notice, body = lost(
-                properties, delivered.body, "refused", f"{self.queue!r} refused the message: {error}"
-            )
+            why = f"{self.queue!r} refused the message: {error}"
+            notice, body = lost(properties, delivered.body, "refused", why, error.code)
             delivered.channel.publish("", properties.reply_to, notice, body)
         if delivered.tag:
             self._bus.bury_raw(delivered, f"malformed, sent to {self.queue!r}: {error}")
