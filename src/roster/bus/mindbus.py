@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequenc
 from typing import Any
 
 from roster._clock import boottime
+from roster.bus import tracing
 from roster.bus.base import Buried, Bus, Exchange
+from roster.bus.context import current_command
 from roster.bus.engines import open_bus
 from roster.bus.events import Events, Published
 from roster.bus.keys import caller_namespace, caller_source, checked_key
@@ -195,7 +197,10 @@ class MindBus:
             key=idempotency_key or "",
             uid=uid or "",
         )
-        answer._bind(await self.bus.send(queue, command, on_progress=answer._event))
+        above = current_command.get()
+        trace = tracing.trace_below(None if above is None else above.message)
+        command.traceparent, command.tracestate = trace
+        answer._bind(await tracing.send(self.bus, queue, command, on_progress=answer._event))
         return answer
 
     async def send_control(
@@ -229,7 +234,7 @@ class MindBus:
     async def publish_event(self, topic: str, type: str, data: Mapping[str, Any] | None = None) -> int:
         """Publish an event as `evt.{topic}.{type}`; return how many places it was handed to."""
         message = Message.event(f"{topic}.{type}", data, source=self._source)
-        return await self.bus.publish(f"evt.{topic}.{type}", message)
+        return await self._publish(f"evt.{topic}.{type}", message)
 
     async def publish_control(
         self,
@@ -250,7 +255,14 @@ class MindBus:
             on_reply: called with each answer.
         """
         message = Message.control(signal, data, source=self._source)
-        return await self.bus.publish(f"ctl.{target}.{scope}", message, on_reply=on_reply)
+        return await self._publish(f"ctl.{target}.{scope}", message, on_reply)
+
+    async def _publish(
+        self, key: str, message: Message, on_reply: Callable[[Message], None] | None = None
+    ) -> int:
+        if (trace := tracing.trace_here()) is not None:
+            message.traceparent, message.tracestate = trace
+        return await tracing.publish(self.bus, key, message, on_reply=on_reply)
 
     async def dead_letters(self) -> Sequence[Buried]:
         """Return the commands that nobody should get again, and what was no message, oldest first.

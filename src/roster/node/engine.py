@@ -67,6 +67,8 @@ class Engine:
         self.source = f"/{key}"
         self.hands = Hands(capacity)
         self.uid = ""
+        self.url = ""
+        self.queue = ""
         self.seq = 0
         self.refused = 0
         self.answered = 0
@@ -94,6 +96,7 @@ class Engine:
     async def serve(self, bus: Bus, queue: str, bindings: list[str]) -> None:
         """Begin to consume the node's queue."""
         self._bus = bus
+        self.url, self.queue = bus.url, queue
         self._consumer = await bus.serve(
             queue, self._on_delivery, bindings=bindings, prefetch=self.hands.limit
         )

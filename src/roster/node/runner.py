@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 from roster._clock import boottime
 from roster._loops import Hop, on_wake
-from roster.bus import Message
+from roster.bus import Message, tracing
 from roster.bus.context import current_command
 from roster.errors import CallError
 from roster.node.context import enter
@@ -96,8 +97,9 @@ class Runner:
         _enter(work)
         handler = work.handler
         try:
-            value = await handler.function(**handler.arguments(work.context.params, work.context))
-            value = handler.result(value)
+            with self._recorded(work):
+                value = await handler.function(**handler.arguments(work.context.params, work.context))
+                value = handler.result(value)
         except asyncio.CancelledError as raised:
             self._ended(work, None, raised)
             raise
@@ -112,7 +114,13 @@ class Runner:
         _enter(work)
         handler = work.handler
         work.context.check()
-        return handler.result(handler.function(**handler.arguments(work.context.params, work.context)))
+        with self._recorded(work):
+            return handler.result(handler.function(**handler.arguments(work.context.params, work.context)))
+
+    def _recorded(self, work: Work) -> AbstractContextManager[object]:
+        engine = self._engine
+        url, queue = ("", "") if engine is None else (engine.url, engine.queue)
+        return tracing.handle(url, queue, self._key, work.message)
 
     def _ended(self, work: Work, value: Any, raised: BaseException | None) -> None:
         """Bring the end of a handler to the I/O loop. Any thread."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from roster._clock import boottime
-from roster.bus import Message, error_from
+from roster.bus import Message, error_from, tracing
 from roster.bus.context import Handling, current_command
 from roster.bus.message import Kind
 from roster.errors import (
@@ -101,6 +101,8 @@ class Call:
     _alone_since: float | None = None
     _last: CallError | None = None
     _above: Handling | None = None
+    _span: tracing.Span | None = None
+    _trace: tracing.Trace | None = None
     _out: set[Outstanding] = field(default_factory=set)
     keyed: KeyedCall | None = None
     revived: Message | None = None
@@ -112,9 +114,21 @@ class Call:
             CallError: with the attempts made.
         """
         self.team.budget.earn()
-        if (above := current_command.get()) is None:
+        return await self._recorded(self._run_below)
+
+    async def _recorded(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Do the work of this call as part of what it was made for, and as one span."""
+        self._above = above = current_command.get()
+        with tracing.call(self.query.capability, self.revived if above is None else above.message) as self._span:
+            try:
+                return await work()
+            finally:
+                if self._span is not None:
+                    self._span.tried(len(self.attempts))
+
+    async def _run_below(self) -> Any:
+        if (above := self._above) is None:
             return await self._run()
-        self._above = above
         if len(above.message.ancestors) >= MAX_DEPTH:
             raise RemoteError(
                 f"{self.query.capability} would be the {len(above.message.ancestors) + 1}th delegation in a row, at most "
@@ -158,6 +172,9 @@ class Call:
         Raises:
             CallError: with the one attempt made.
         """
+        return await self._recorded(partial(self._once, node))
+
+    async def _once(self, node: NodeRecord) -> Any:
         try:
             contract = self.team.contracts.of(node, self.query.capability)
             contract.check(self.params)
@@ -329,7 +346,9 @@ class Call:
         outcome: Outcome = "cancelled"
         load: tuple[int, int, int, int] | None = None
         try:
-            exchange = await team.bus.send(node.mindbus_queue, message, on_progress=self._progress(node))
+            exchange = await tracing.send(
+                team.bus, node.mindbus_queue, message, on_progress=self._progress(node), within=self._span
+            )
             outstanding = Outstanding(exchange, message, node, self, contract, started)
             try:
                 answer = await self._answer(outstanding, min(left, limit + _ANSWER_MARGIN))
@@ -423,9 +442,12 @@ class Call:
     def _message(self, node: NodeRecord, limit: float) -> Message:
         above, revived = self._above, self.revived
         ancestors: tuple[str, ...] = () if revived is None else revived.ancestors
-        parent = "" if revived is None else revived.traceparent
         if above is not None:
-            ancestors, parent = (*above.message.ancestors, above.node), above.message.traceparent
+            ancestors = (*above.message.ancestors, above.node)
+        if (trace := self._trace) is None:
+            span = self._span
+            parent = revived if above is None else above.message
+            trace = self._trace = tracing.trace_below(parent) if span is None else span.trace
         return Message.command(
             self.query.capability,
             self.params,
@@ -435,7 +457,8 @@ class Call:
             uid=node.uid,
             key="" if self.keyed is None else self.keyed.key,
             ancestors=ancestors,
-            traceparent=_traceparent(parent),
+            traceparent=trace.traceparent,
+            tracestate=trace.tracestate,
             extensions=self._extensions(),
         )
 
@@ -535,15 +558,3 @@ def _blame(error: CallError) -> Outcome:
     if error.code is Code.CANCELLED:
         return "cancelled"
     return "failed" if error.retryable else "ok"
-
-
-def _traceparent(parent: str) -> str:
-    """Return a W3C `traceparent`: the parent's trace with a new span, or a new trace.
-
-    Source: W3C Trace Context, level 1.
-    """
-    span = os.urandom(8).hex()
-    parts = parent.split("-")
-    if len(parts) >= 4 and len(parts[1]) == 32:
-        return f"00-{parts[1]}-{span}-{parts[3]}"
-    return f"00-{os.urandom(16).hex()}-{span}-01"
