@@ -192,7 +192,7 @@ class RabbitMQ(Server):
         """Run rabbitmqctl on this broker and return what it printed. It takes some seconds.
 
         Raises:
-            ServerError: it failed; the text is its last line.
+            ServerError: it failed; the text is its line about that.
         """
         command = [programs("rabbitmq")["rabbitmqctl"], "--quiet", *arguments]
         try:
@@ -209,8 +209,10 @@ class RabbitMQ(Server):
         except subprocess.TimeoutExpired as error:
             raise ServerError(f"rabbitmqctl did not end within {_CTL_TIMEOUT} s") from error
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-            raise ServerError(f"rabbitmqctl: {' '.join(said) or done.returncode}")
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            # After an error in the arguments it explains itself at length.
+            why = [line for line in said if line.startswith("Error")] or said[-1:]
+            raise ServerError(f"rabbitmqctl: {' '.join(why) or done.returncode}")
         return done.stdout
 
     def alarm(self, *, on: bool) -> None:

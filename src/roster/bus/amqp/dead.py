@@ -61,10 +61,8 @@ async def bury(
         BusUnavailableError: it cannot be kept.
     """
     try:
+        await _make_sure(connection, settings)
         channel = await connection.channel(settings.timeout, confirms=True)
-        await channel.declare_queue(
-            names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS
-        )
         # As JSON: a header is text that other programs show, and a reason may hold anything.
         about = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
         headers = {**binary.headers_of(properties), **about}
@@ -75,6 +73,21 @@ async def bury(
         raise unavailable("keep a dead letter", settings.display, error) from error
     if receipt != "taken":
         raise not_kept(receipt, "keep a dead letter", settings)
+
+
+async def _make_sure(connection: Connection, settings: Settings) -> None:
+    """See that the queue is there. Asking needs no permission, making it does."""
+    scratch = await connection.channel(settings.timeout)
+    try:
+        await scratch.declare_queue(names.DEAD, settings.timeout, passive=True)
+    except RefusedError as error:
+        if error.code != NOT_FOUND:
+            raise
+        scratch = await connection.channel(settings.timeout)
+        await scratch.declare_queue(
+            names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS
+        )
+    await scratch.close(settings.timeout)
 
 
 async def corpses(connection: Connection, settings: Settings) -> list[Corpse]:
