@@ -119,7 +119,9 @@ class Call:
     async def _recorded(self, work: Callable[[], Awaitable[Any]]) -> Any:
         """Do the work of this call as part of what it was made for, and as one span."""
         self._above = above = current_command.get()
-        with tracing.call(self.query.capability, self.revived if above is None else above.message) as self._span:
+        with tracing.call(
+            self.query.capability, self.revived if above is None else above.message
+        ) as self._span:
             try:
                 return await work()
             finally:
