@@ -1,7 +1,8 @@
 """`python -m chaos [SCENARIO...]`: run fault scenarios, print what happened, exit 1 if a promise was broken.
 
-All of them take about nine minutes on two cores. Those about servers (store-..., leader-kill, mass-revoke, hostile-keys,
-name-race) start their own etcd, Consul and ZooKeeper, which scripts/setup-servers fetches.
+All of them take about eleven minutes on two cores. Those about servers (store-..., leader-kill, mass-revoke, hostile-keys,
+name-race; broker-...) start their own etcd, Consul, ZooKeeper and RabbitMQ, which scripts/setup-servers fetches.
+With --bus and no names, those are run that go over the bus.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from chaos.report import STORES, Options
 from roster._clock import boottime
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 6 <= value <= 600:  # two leases of 3 s, so that there is something to come back from
+        raise argparse.ArgumentTypeError(f"between 6 and 600, not {text}")
+    return value
+
+
 def main() -> int:
     """Run the scenarios named on the command line, or all."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
@@ -22,20 +30,31 @@ def main() -> int:
         "scenario", nargs="*", help=f"which to run: {', '.join(scenarios.ALL)} (default: all)"
     )
     parser.add_argument("--registry", help="registry URL (default: SQLite in a temporary directory)")
-    parser.add_argument("--bus", help="bus URL (default: the local bus in a temporary directory)")
+    parser.add_argument(
+        "--bus",
+        help="bus URL; `amqp`: a RabbitMQ started for each scenario (default: the local bus in a temporary directory)",
+    )
     parser.add_argument(
         "--store",
         action="append",
         choices=STORES,
         help="try this server alone in the scenarios about servers; may be repeated (default: all three)",
     )
+    parser.add_argument(
+        "--frozen",
+        type=_seconds,
+        default=Options().frozen,
+        metavar="SECONDS",
+        help="how long an agent stands still in `freeze`, at least 6 (default: %(default)g)",
+    )
     given = parser.parse_args()
     unknown = [name for name in given.scenario if name not in scenarios.ALL]
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are: {', '.join(scenarios.ALL)}")
-    options = Options(given.registry, given.bus, tuple(given.store or STORES))
+    options = Options(given.registry, given.bus, tuple(given.store or STORES), given.frozen)
+    asked = [name for name, scenario in scenarios.ALL.items() if scenario.of_bus or not given.bus]
     broken = 0
-    for name in given.scenario or scenarios.ALL:
+    for name in given.scenario or asked:
         scenario = scenarios.ALL[name]
         print(f"\n{name}: {scenario.what}", flush=True)
         began = boottime()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -80,13 +81,20 @@ class Helper:
 
 
 @asynccontextmanager
-async def helper(module: str, directory: Path, name: str, *arguments: str) -> AsyncIterator[Helper]:
-    """Start `python -m MODULE FILE ARGUMENTS` and kill it at the end; what it logs is in `NAME.log`."""
+async def helper(
+    module: str, directory: Path, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Helper]:
+    """Start `python -m MODULE FILE ARGUMENTS` and kill it at the end; what it logs is in `NAME.log`.
+
+    Args:
+        environment: more variables for the process.
+    """
     file = directory / f"{name}.jsonl"
     file.touch()
     with (directory / f"{name}.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", module, str(file), *arguments],
+            env={**os.environ, **(environment or {})},
             stdin=asyncio.subprocess.PIPE,
             stdout=log,
             stderr=log,

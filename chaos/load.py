@@ -6,10 +6,22 @@ import asyncio
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from roster import CallAnswer, CallError, Orchestrator
 from roster._clock import boottime
+
+_TICK = 0.005
+
+
+class Notes(Protocol):
+    """Is told of each call as it begins and as it ends."""
+
+    def called(self, command: str, began: float) -> None: ...
+
+    def answered(self, command: str, answer: CallAnswer, taken: float) -> None: ...
+
+    def failed(self, command: str, error: CallError, taken: float) -> None: ...
 
 
 @dataclass(slots=True)
@@ -19,26 +31,77 @@ class Outcome:
     Attributes:
         answers: by command.
         errors: by command.
-        answered: how often each command was answered to its caller.
+        times: how often each command was answered to its caller.
         latencies: seconds from call to answer of commands answered at the first try.
         rerouted: seconds from call to answer of the others.
         gaps: seconds from the end of a failed try to the begin of the next.
         began: when each command was called, CLOCK_BOOTTIME seconds.
+        taken: seconds from call to answer or error, by command.
+        seconds: that it all took.
+        stall: seconds that the caller's own process got no turn, at the longest: no answer can be told sooner than that.
     """
 
     answers: dict[str, CallAnswer] = field(default_factory=dict)
     errors: dict[str, CallError] = field(default_factory=dict)
-    answered: Counter[str] = field(default_factory=Counter)
+    times: Counter[str] = field(default_factory=Counter)
     latencies: list[float] = field(default_factory=list)
     rerouted: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     began: dict[str, float] = field(default_factory=dict)
+    taken: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    stall: float = 0.0
+
+    def called(self, command: str, began: float) -> None:
+        """A call begins."""
+        self.began[command] = began
+
+    def answered(self, command: str, answer: CallAnswer, taken: float) -> None:
+        """A call has brought its result."""
+        self.times[command] += 1
+        self.answers[command] = answer
+        self.taken[command] = taken
+        if len(answer.attempts) == 1:
+            self.latencies.append(taken)
+            return
+        self.rerouted.append(taken)
+        for before, after in zip(answer.attempts, answer.attempts[1:], strict=False):
+            self.gaps.append(after.started - before.started - before.duration)
+
+    def failed(self, command: str, error: CallError, taken: float) -> None:
+        """A call has failed."""
+        self.errors[command] = error
+        self.taken[command] = taken
+
+    def merged(self, other: Outcome) -> Outcome:
+        """Return what came back to two callers, whose commands have different names."""
+        return Outcome(
+            self.answers | other.answers,
+            self.errors | other.errors,
+            self.times + other.times,
+            self.latencies + other.latencies,
+            self.rerouted + other.rerouted,
+            self.gaps + other.gaps,
+            self.began | other.began,
+            self.taken | other.taken,
+            max(self.seconds, other.seconds),
+            max(self.stall, other.stall),
+        )
+
+    @property
+    def lost(self) -> int:
+        """Commands that were called and not answered."""
+        return len(self.began) - len(self.answers)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds of the slowest answer."""
+        return max([*self.latencies, *self.rerouted], default=0.0)
 
     @property
     def twice(self) -> int:
         """Commands answered more than once to their caller."""
-        return sum(count > 1 for count in self.answered.values())
+        return sum(count > 1 for count in self.times.values())
 
     def quantile(self, share: float) -> float:
         """Return a quantile of the undisturbed latencies, in seconds."""
@@ -60,6 +123,7 @@ async def send(
     rate: float | None = None,
     capability: str = "work",
     prefix: str = "c",
+    note: Notes | None = None,
     **options: Any,
 ) -> Outcome:
     """Send `count` commands, at most `in_flight` at once, and return what came back.
@@ -67,15 +131,19 @@ async def send(
     Args:
         seconds: how long the work of one command takes.
         rate: commands a second at most; None: as fast as answers come.
+        note: is told of each call, too.
         options: for `Orchestrator.ask`.
     """
     outcome = Outcome()
+    told: list[Notes] = [outcome] if note is None else [outcome, note]
     room = asyncio.Semaphore(in_flight)
     began = boottime()
 
     async def one(number: int) -> None:
         command = f"{prefix}{number}"
-        started = outcome.began[command] = boottime()
+        started = boottime()
+        for each in told:
+            each.called(command, started)
         try:
             answer = await orchestrator.ask(
                 capability,
@@ -84,20 +152,15 @@ async def send(
                 **{"timeout": 30.0, **options},
             )
         except CallError as error:
-            outcome.errors[command] = error
-            return
+            for each in told:
+                each.failed(command, error, boottime() - started)
+        else:
+            for each in told:
+                each.answered(command, answer, boottime() - started)
         finally:
             room.release()
-        outcome.answered[command] += 1
-        outcome.answers[command] = answer
-        taken = boottime() - started
-        if len(answer.attempts) == 1:
-            outcome.latencies.append(taken)
-        else:
-            outcome.rerouted.append(taken)
-            for before, after in zip(answer.attempts, answer.attempts[1:], strict=False):
-                outcome.gaps.append(after.started - before.started - before.duration)
 
+    ticking = asyncio.create_task(_tick(outcome))
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             if rate is not None:
@@ -106,5 +169,14 @@ async def send(
                     await asyncio.sleep(late)
             await room.acquire()
             group.create_task(one(number))
+    ticking.cancel()
     outcome.seconds = boottime() - began
     return outcome
+
+
+async def _tick(outcome: Outcome) -> None:
+    """Note how late this process gets its turn."""
+    while True:
+        before = boottime()
+        await asyncio.sleep(_TICK)
+        outcome.stall = max(outcome.stall, boottime() - before - _TICK)

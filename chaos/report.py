@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from servers import RabbitMQ
+
 STORES = ("etcd", "consul", "zookeeper")
 
 
@@ -40,13 +42,17 @@ class Options:
 
     Attributes:
         registry: URL of a registry to use; None: a SQLite file of its own.
-        bus: URL of a bus to use; None: a local bus of its own.
+        bus: URL of a bus to use; None: a local bus of its own; `amqp`: a RabbitMQ started for the scenario.
         stores: which servers to try, of `STORES`.
+        frozen: seconds that a frozen agent stands still.
+        broker: the RabbitMQ that was started for the scenario, if one was; `bus` is its URL then.
     """
 
     registry: str | None = None
     bus: str | None = None
     stores: tuple[str, ...] = STORES
+    frozen: float = 60.0
+    broker: RabbitMQ | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,10 @@ class Scenario:
         what: one line.
         run: does it.
         within: seconds that it may take at most.
+        of_bus: whether the bus is what it is about, or goes through what it is about.
     """
 
     what: str
     run: Callable[[Options], Awaitable[Report]]
     within: float
+    of_bus: bool = False

@@ -1,4 +1,4 @@
-"""Real servers under the fault runs: one of each engine, started anew in a directory of its own."""
+"""Real servers under the fault runs: one of each engine, started anew in a directory of its own; a broker as well."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaos.report import Report
 from roster.errors import StoreError
 from roster.registry.keys import node_key
 from roster.store import open_store
-from servers import Consul, Etcd, Server, ZooKeeper
+from servers import Consul, Etcd, RabbitMQ, Server, ZooKeeper
 
 _MARK_WITHIN = 30.0
 
@@ -37,6 +37,28 @@ async def server_of(engine: str) -> AsyncIterator[tuple[Server, Path]]:
             yield server, Path(directory)
         finally:
             await asyncio.to_thread(server.close)
+
+
+@asynccontextmanager
+async def broker_of() -> AsyncIterator[RabbitMQ]:
+    """Yield a RabbitMQ that answers."""
+    with tempfile.TemporaryDirectory(prefix="roster-") as directory:
+        broker = RabbitMQ(Path(directory))
+        try:
+            await asyncio.to_thread(broker.start)
+            yield broker
+        finally:
+            await asyncio.to_thread(broker.close)
+
+
+@asynccontextmanager
+async def bus_of(named: str | None) -> AsyncIterator[tuple[str | None, RabbitMQ | None]]:
+    """Yield the URL of the bus that was named, and the broker if it was started for that: for `amqp`."""
+    if named != "amqp":
+        yield named, None
+        return
+    async with broker_of() as broker:
+        yield broker.url, broker
 
 
 async def on_each(stores: Sequence[str], one: Callable[[str], Awaitable[Report]]) -> Report:

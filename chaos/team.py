@@ -143,13 +143,7 @@ class Team:
 
     async def ready(self, orchestrator: Orchestrator, names: Iterable[str]) -> None:
         """Wait until these agents are ready."""
-        await orchestrator.start()
-        wanted = set(names)
-        async with asyncio.timeout(START_DEADLINE):
-            async for _ in orchestrator.registry.watch(namespace="chaos"):
-                nodes = await orchestrator.registry.find(namespace="chaos", healthy=True)
-                if wanted <= {node.name for node in nodes}:
-                    return
+        await ready(orchestrator, names)
 
     def effects(self) -> Effects:
         """Return what the agents wrote so far."""
@@ -166,6 +160,21 @@ class Team:
                 process.kill()
         for process in self.processes.values():
             await process.wait()
+
+
+async def ready(orchestrator: Orchestrator, names: Iterable[str]) -> None:
+    """Wait until a caller knows these agents and finds them ready.
+
+    Raises:
+        TimeoutError: it did not in time.
+    """
+    await orchestrator.start()
+    wanted = set(names)
+    async with asyncio.timeout(START_DEADLINE):
+        async for _ in orchestrator.registry.watch(namespace="chaos"):
+            nodes = await orchestrator.registry.find(namespace="chaos", healthy=True)
+            if wanted <= {node.name for node in nodes}:
+                return
 
 
 @asynccontextmanager

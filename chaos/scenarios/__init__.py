@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from chaos.report import Options, Report, Scenario
 from chaos.scenarios.crowd import crowd
@@ -13,38 +14,45 @@ from chaos.scenarios.keyed import repeats
 from chaos.scenarios.outages import leader_kill, store_restart
 from chaos.scenarios.race import name_race
 from chaos.scenarios.rebuilt import store_wiped
-from chaos.scenarios.restarts import kill_and_restart, rolling_restart
+from chaos.scenarios.restarts import caller_kill, kill_and_restart, rolling_restart
 from chaos.scenarios.standing import blocked_loop, freeze
+from chaos.stores import bus_of
 
 
 def _line(function: Callable[..., object]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
 
-def _of_team(function: Callable[[str | None, str | None], Awaitable[Report]]) -> Scenario:
-    """A scenario about agents, on whichever registry and bus."""
-    return Scenario(_line(function), lambda options: function(options.registry, options.bus), 120.0)
+def _of_team(function: Callable[[Options], Awaitable[Report]], within: float = 120.0) -> Scenario:
+    """A scenario about agents and callers, on whichever registry and bus."""
+
+    async def run(options: Options) -> Report:
+        async with bus_of(options.bus) as (url, broker):
+            return await function(replace(options, bus=url, broker=broker))
+
+    return Scenario(_line(function), run, within, of_bus=True)
 
 
-def _of_stores(function: Callable[[Options], Awaitable[Report]], within: float) -> Scenario:
-    """A scenario about the servers of a registry, each started for it."""
+def _of_servers(function: Callable[[Options], Awaitable[Report]], within: float) -> Scenario:
+    """A scenario about the servers of a registry, each started for it, or about a registry without a server."""
     return Scenario(_line(function), function, within)
 
 
 ALL: dict[str, Scenario] = {
     "kill-and-restart": _of_team(kill_and_restart),
-    "freeze": _of_team(freeze),
+    "caller-kill": _of_team(caller_kill),
+    "freeze": _of_team(freeze, 180.0),
     "rolling-restart": _of_team(rolling_restart),
     "blocked-loop": _of_team(blocked_loop),
     "half-failing": _of_team(half_failing),
     "all-failing": _of_team(all_failing),
     "repeats": _of_team(repeats),
-    "two-hundred": _of_team(crowd),
-    "store-restart": _of_stores(store_restart, 180.0),
-    "store-freeze": _of_stores(store_freeze, 180.0),
-    "leader-kill": _of_stores(leader_kill, 180.0),
-    "mass-revoke": _of_stores(mass_revoke, 180.0),
-    "store-wiped": _of_stores(store_wiped, 120.0),
-    "hostile-keys": _of_stores(hostile_keys, 120.0),
-    "name-race": _of_stores(name_race, 120.0),
+    "two-hundred": _of_servers(crowd, 120.0),
+    "store-restart": _of_servers(store_restart, 180.0),
+    "store-freeze": _of_servers(store_freeze, 180.0),
+    "leader-kill": _of_servers(leader_kill, 180.0),
+    "mass-revoke": _of_servers(mass_revoke, 180.0),
+    "store-wiped": _of_servers(store_wiped, 120.0),
+    "hostile-keys": _of_servers(hostile_keys, 120.0),
+    "name-race": _of_servers(name_race, 120.0),
 }

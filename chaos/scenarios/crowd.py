@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chaos.crowd import NEWS
 from chaos.disk import Disk, small_disk
-from chaos.report import Report
+from chaos.report import Options, Report
 from roster import Registry
 from roster._clock import boottime
 from roster.errors import StoreError
@@ -149,9 +149,9 @@ async def _full_disk(report: Report, disk: Disk, url: str, crowd: Crowd, registr
     )
 
 
-async def crowd(registry: str | None, bus: str | None) -> Report:
+async def crowd(options: Options) -> Report:
     """200 processes on one registry: idle, watched, 100 killed with -9 at once, on a full disk."""
-    del bus  # nobody calls anybody here
+    registry = options.registry  # nobody calls anybody here
     report = Report()
     with tempfile.TemporaryDirectory(prefix="roster-") as directory:
         notes = Path(directory) / "notes"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 
 from chaos.load import send
-from chaos.report import Report
+from chaos.report import Options, Report
 from chaos.team import team
 from roster import Orchestrator
 
 
-async def half_failing(registry: str | None, bus: str | None) -> Report:
+async def half_failing(options: Options) -> Report:
     """Two of four agents fail at everything, and say that another try makes sense."""
     count = 2000
     report = Report()
     names = [f"a{n}" for n in range(1, 5)]
     async with (
-        team(registry, bus, capacity=4) as agents,
+        team(options.registry, options.bus, capacity=4) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await asyncio.gather(
@@ -37,12 +37,12 @@ async def half_failing(registry: str | None, bus: str | None) -> Report:
     return report
 
 
-async def all_failing(registry: str | None, bus: str | None) -> Report:
+async def all_failing(options: Options) -> Report:
     """All four agents fail at everything: callers must not multiply the load of a team that is down."""
     count, names = 1000, ["a1", "a2", "a3", "a4"]
     report = Report()
     async with (
-        team(registry, bus, capacity=4) as agents,
+        team(options.registry, options.bus, capacity=4) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await asyncio.gather(*(agents.start(name, behaviour="failing") for name in names))

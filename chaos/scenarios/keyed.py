@@ -7,7 +7,7 @@ import tempfile
 from contextlib import AsyncExitStack
 from math import inf
 
-from chaos.report import Report
+from chaos.report import Options, Report
 from chaos.team import Team, team
 from roster import CallError, Orchestrator
 from roster._clock import boottime
@@ -18,7 +18,7 @@ SECONDS = 0.05
 NAMES = ("a1", "a2", "a3", "a4")
 
 
-async def repeats(registry: str | None, bus: str | None) -> Report:
+async def repeats(options: Options) -> Report:
     """600 keys, each called by 3 callers at once and by each again, while agents are killed, or frozen for 2 TTLs."""
     count, rate = 600, 40.0
     report = Report()
@@ -29,7 +29,7 @@ async def repeats(registry: str | None, bus: str | None) -> Report:
     async with AsyncExitStack() as stack:
         # Agents that come back find the answers of their former lives here.
         state = stack.enter_context(tempfile.TemporaryDirectory(prefix="roster-"))
-        agents = await stack.enter_async_context(team(registry, bus, ttl=TTL))
+        agents = await stack.enter_async_context(team(options.registry, options.bus, ttl=TTL))
         callers = [
             await stack.enter_async_context(Orchestrator.connect(agents.registry_url, agents.bus_url))
             for _ in range(CALLERS)

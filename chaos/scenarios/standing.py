@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 
 from chaos.load import Outcome, send
-from chaos.report import Report
+from chaos.report import Options, Report
 from chaos.team import scene, team
 from roster import Orchestrator
 from roster._clock import boottime
 
 
-async def freeze(registry: str | None, bus: str | None) -> Report:
+async def freeze(options: Options) -> Report:
     """4 agents under load; one is frozen with SIGSTOP for 2 TTLs (TTL 3 s) and woken; some work is idempotent, some not."""
     ttl, names = 3.0, ["a1", "a2", "a3", "a4"]
     report = Report()
     capabilities: list[dict[str, object]] = [{"name": "work"}, {"name": "safe", "idempotent": True}]
     async with (
-        team(registry, bus, ttl=ttl, capacity=8, capabilities=capabilities) as agents,
+        team(options.registry, options.bus, ttl=ttl, capacity=8, capabilities=capabilities) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await asyncio.gather(*(agents.start(name) for name in names))
@@ -100,11 +100,11 @@ async def freeze(registry: str | None, bus: str | None) -> Report:
     return report
 
 
-async def blocked_loop(registry: str | None, bus: str | None) -> Report:
+async def blocked_loop(options: Options) -> Report:
     """A handler blocks its agent's event loop for three TTLs (TTL 3 s) while work comes for four agents."""
     ttl, names = 3.0, ["a1", "a2", "a3"]
     report = Report()
-    async with scene((registry, bus), names, ttl=ttl, capacity=8) as (agents, orchestrator):
+    async with scene((options.registry, options.bus), names, ttl=ttl, capacity=8) as (agents, orchestrator):
         await agents.start("blocker", capabilities=["work", "block"])
         await agents.ready(orchestrator, [*names, "blocker"])
         dead: list[str] = []
