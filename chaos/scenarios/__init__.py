@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from chaos.report import Options, Report, Scenario
+from chaos.scenarios.broker import broker_alarm, broker_kill
 from chaos.scenarios.crowd import crowd
 from chaos.scenarios.failing import all_failing, half_failing
 from chaos.scenarios.frozen import mass_revoke, store_freeze
@@ -47,6 +48,8 @@ ALL: dict[str, Scenario] = {
     "half-failing": _of_team(half_failing),
     "all-failing": _of_team(all_failing),
     "repeats": _of_team(repeats),
+    "broker-kill": replace(_of_servers(broker_kill, 180.0), of_bus=True),
+    "broker-alarm": replace(_of_servers(broker_alarm, 180.0), of_bus=True),
     "two-hundred": _of_servers(crowd, 120.0),
     "store-restart": _of_servers(store_restart, 180.0),
     "store-freeze": _of_servers(store_freeze, 180.0),
