@@ -64,6 +64,12 @@ class Behaviours:
         time.sleep(seconds)  # that is the fault
         return self._end(command, context)
 
+    def stuck(self, command: str, seconds: float, context: Context) -> dict[str, str]:
+        """Hang on a thread, where nobody can interrupt it, and not look."""
+        self._note(what="start", command=command, node=context.node)
+        time.sleep(seconds)
+        return self._end(command, context)
+
     async def deadly(self, command: str, seconds: float, context: Context) -> dict[str, str]:
         """Take the whole process down, with kill -9."""
         self._note(what="start", command=command, node=context.node)
@@ -82,7 +88,7 @@ class Behaviours:
         return {"command": command, "node": context.node}
 
 
-BEHAVIOURS = ("work", "eager", "plain", "block", "deadly", "failing")
+BEHAVIOURS = ("work", "eager", "plain", "block", "stuck", "deadly", "failing")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from chaos.report import Options, Report, Scenario
 from chaos.scenarios.broker import broker_alarm, broker_kill
 from chaos.scenarios.crowd import crowd
+from chaos.scenarios.deadly import hanging, query_of_death
 from chaos.scenarios.failing import all_failing, half_failing
 from chaos.scenarios.frozen import mass_revoke, store_freeze
 from chaos.scenarios.hostile import hostile_keys
@@ -47,6 +48,8 @@ ALL: dict[str, Scenario] = {
     "blocked-loop": _of_team(blocked_loop),
     "half-failing": _of_team(half_failing),
     "all-failing": _of_team(all_failing),
+    "query-of-death": _of_team(query_of_death),
+    "hanging": _of_team(hanging),
     "repeats": _of_team(repeats),
     "broker-kill": replace(_of_servers(broker_kill, 180.0), of_bus=True),
     "broker-alarm": replace(_of_servers(broker_alarm, 180.0), of_bus=True),

@@ -212,11 +212,17 @@ async def rolling_restart(options: Options) -> Report:
         effects = agents.effects()
     report.fact("commands", f"{count} in {outcome.seconds:.1f} s")
     report.fact("restarts while they ran", len(statuses))
-    report.fact("commands rerouted", len(outcome.rerouted))
+    retried = [
+        command
+        for command, answer in outcome.answers.items()
+        if any(attempt.outcome == "unknown" for attempt in answer.attempts)
+    ]
+    report.fact("handed on unbegun by one that left / retried", f"{len(outcome.rerouted)} / {len(retried)}")
     report.fact("failed / finished twice", f"{len(outcome.errors)} / {len(effects.finished_twice)}")
     for command, error in list(outcome.errors.items())[:5]:
         report.fact(f"error of {command}", error)
     report.promise("there was trouble: every agent restarted twice under load", under_load)
+    report.promise("0 retried: nothing was sent again that might have begun", not retried)
     report.promise("0 failed", not outcome.errors and len(outcome.answers) == count)
     report.promise(
         "0 done twice", set(effects.started.values()) == {1} and set(effects.ended.values()) == {1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from chaos.ledger import Effects
 from chaos.load import Outcome, send
 from chaos.report import Options, Report
 from chaos.team import scene, team
@@ -12,17 +13,19 @@ from roster._clock import boottime
 
 
 async def freeze(options: Options) -> Report:
-    """4 agents under load; one is frozen with SIGSTOP for 2 TTLs (TTL 3 s) and woken; some work is idempotent, some not."""
+    """4 agents under load; one is frozen with SIGSTOP for a minute (TTL 3 s); half of the work is idempotent."""
     ttl, names = 3.0, ["a1", "a2", "a3", "a4"]
     report = Report()
     capabilities: list[dict[str, object]] = [{"name": "work"}, {"name": "safe", "idempotent": True}]
     async with (
-        team(options.registry, options.bus, ttl=ttl, capacity=8, capabilities=capabilities) as agents,
+        team(options.registry, options.bus, ttl=ttl, capacity=16, capabilities=capabilities) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
-        await asyncio.gather(*(agents.start(name) for name in names))
+        # The one that is frozen never looks whether to stop: nothing but a cancellation keeps it from its effect.
+        await asyncio.gather(*(agents.start(name, behaviour="eager" * (name == "a2")) for name in names))
         await agents.ready(orchestrator, names)
-        count, rate = 1000, 80.0
+        rate = 60.0
+        count = int(rate * (3 + options.frozen + 5))
         loads = [
             asyncio.create_task(
                 send(
@@ -48,13 +51,15 @@ async def freeze(options: Options) -> Report:
             await asyncio.sleep(0.01)
         agents.freeze("a2")
         frozen = boottime()
-        await asyncio.sleep(2 * ttl)
+        await asyncio.sleep(options.frozen)
         agents.thaw("a2")
         thawed = boottime()
         work, safe = await asyncio.gather(*loads)
         await agents.ready(orchestrator, names)
         await asyncio.sleep(1)
         effects = agents.effects()
+
+    acted, answered = _after_waking("chaos/a2", thawed, effects, work.merged(safe))
 
     def to_frozen(outcome: Outcome) -> list[float]:
         """When commands were sent to the frozen agent, in seconds after the freeze."""
@@ -73,17 +78,27 @@ async def freeze(options: Options) -> Report:
     }
     caught = {command for command, nodes in effects.nodes.items() if "chaos/a2" in nodes and len(nodes) > 1}
     twice = [command for command in effects.finished_twice if command not in caught]
+    # What is idempotent may be given to another by any agent that is slow for half a second.
+    harmful = [command for command in twice if command.startswith("work")]
     report.fact(
         "undisturbed latency p50 / p99", f"{work.median * 1e3:.1f} / {work.quantile(0.99) * 1e3:.1f} ms"
     )
+    report.fact("stood still for", f"{thawed - frozen:.1f} s")
     report.fact("last command sent to the frozen agent", f"{late:.2f} s after the freeze")
     report.fact("commands rerouted: idempotent / others", f"{len(safe.rerouted)} / {len(work.rerouted)}")
     report.fact("slowest idempotent answer", f"{slowest['safe']:.2f} s")
     report.fact("slowest other answer", f"{slowest['work']:.2f} s")
     report.fact("lost / answered twice to the caller", f"{lost} / {work.twice + safe.twice}")
+    report.fact("in the frozen agent's hands, and begun by another", len(caught))
     report.fact(
-        "finished twice / of those in the frozen agent's hands",
-        f"{len(effects.finished_twice)} / {len(caught)}",
+        "finished twice, not in its hands: idempotent / others",
+        f"{len(twice) - len(harmful)} / {len(harmful)} {harmful[:3] or ''}",
+    )
+    report.fact(
+        "the caller's own process got no turn for at most", f"{max(work.stall, safe.stall) * 1e3:.1f} ms"
+    )
+    report.fact(
+        "given to another: acted for / answered by the woken agent", f"{len(acted)} / {len(answered)}"
     )
     for outcome in (work, safe):
         for command, error in list(outcome.errors.items())[:3]:
@@ -96,8 +111,30 @@ async def freeze(options: Options) -> Report:
     report.promise("new work avoids the frozen agent within 1 s", late <= 1.0)
     report.promise("idempotent work is answered within 1.5 s", slowest["safe"] <= 1.5)
     report.promise("other work is answered within TTL + 1 s", slowest["work"] <= ttl + 1)
-    report.promise("0 finished twice where the executor was not frozen in the middle", not twice)
+    report.promise(
+        "0 finished twice that is not idempotent, where the executor was not frozen in the middle",
+        not harmful,
+    )
+    report.promise(
+        "on waking it acts and answers for nothing that was given to another", not acted and not answered
+    )
     return report
+
+
+def _after_waking(node: str, thawed: float, effects: Effects, outcome: Outcome) -> tuple[set[str], set[str]]:
+    """Return the commands of others that a woken agent has acted for after it woke, and those that it has answered."""
+    others = {command for command, nodes in effects.nodes.items() if set(nodes) - {node}}
+    acted = {
+        line["command"]
+        for line in effects.lines
+        if line["node"] == node and line["at"] > thawed and line["what"] in ("start", "end")
+    }
+    answered = {
+        command
+        for command, answer in outcome.answers.items()
+        if answer.node == node and outcome.began[command] + outcome.taken[command] > thawed
+    }
+    return acted & others, answered & others
 
 
 async def blocked_loop(options: Options) -> Report:
