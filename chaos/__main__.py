@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import traceback
 
 from chaos import scenarios
-from chaos.report import STORES, Options
+from chaos.report import STORES, Options, Report, Scenario
 from roster._clock import boottime
 
 
@@ -21,6 +22,17 @@ def _seconds(text: str) -> float:
     if not 6 <= value <= 600:  # two leases of 3 s, so that there is something to come back from
         raise argparse.ArgumentTypeError(f"between 6 and 600, not {text}")
     return value
+
+
+def _run(scenario: Scenario, options: Options) -> Report:
+    """Run a scenario; one that does not come to its end has broken its promise, and the next is run all the same."""
+    try:
+        return asyncio.run(asyncio.wait_for(scenario.run(options), scenario.within))
+    except Exception as error:  # noqa: BLE001 - whatever it is: it is shown, and counted
+        traceback.print_exc()
+        report = Report()
+        report.promise(f"it comes to its end ({type(error).__name__}: {error})", False)
+        return report
 
 
 def main() -> int:
@@ -58,7 +70,7 @@ def main() -> int:
         scenario = scenarios.ALL[name]
         print(f"\n{name}: {scenario.what}", flush=True)
         began = boottime()
-        report = asyncio.run(asyncio.wait_for(scenario.run(options), scenario.within))
+        report = _run(scenario, options)
         for what, value in report.facts:
             print(f"  {what:<56} {value}")
         for promise, kept in report.promises:

@@ -35,8 +35,14 @@ class Note:
         self._write(what="called", command=command, began=began)
 
     def answered(self, command: str, answer: CallAnswer, taken: float) -> None:
-        attempts = [asdict(attempt) for attempt in answer.attempts]
-        self._write(what="answered", command=command, node=answer.node, attempts=attempts, taken=taken)
+        self._write(
+            what="answered",
+            command=command,
+            node=answer.node,
+            attempts=[asdict(attempt) for attempt in answer.attempts],
+            duration=answer.duration,
+            taken=taken,
+        )
 
     def failed(self, command: str, error: CallError, taken: float) -> None:
         self._write(
@@ -57,10 +63,8 @@ def outcome_of(lines: Iterable[dict[str, Any]]) -> Outcome:
         if line["what"] == "called":
             outcome.called(line["command"], line["began"])
         elif line["what"] == "answered":
-            attempts = _attempts(line)
-            outcome.answered(
-                line["command"], CallAnswer(None, line["node"], attempts, line["taken"]), line["taken"]
-            )
+            answer = CallAnswer(None, line["node"], _attempts(line), line["duration"])
+            outcome.answered(line["command"], answer, line["taken"])
         elif line["what"] == "failed":
             error = CallError(
                 line["text"], code=Code(line["code"]), outcome=line["outcome"], attempts=_attempts(line)

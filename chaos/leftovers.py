@@ -14,6 +14,7 @@ from servers import RabbitMQ
 
 _WITHIN = 10.0
 _LOOK = 0.2
+_LIST = ("list_queues", "--no-table-headers", "name", "messages_ready", "messages_unacknowledged")
 
 
 async def left_over(
@@ -29,7 +30,7 @@ async def left_over(
     while True:
         left = {name: held for name in names if (held := await _in_hands(orchestrator, name))}
         if broker is not None:
-            left |= await asyncio.to_thread(_in_queues, broker)
+            left |= in_queues(await asyncio.to_thread(broker.ctl, *_LIST))
         if not left or boottime() > until:
             return left
         await asyncio.sleep(_LOOK)
@@ -50,11 +51,9 @@ async def _in_hands(orchestrator: Orchestrator, name: str) -> str:
     return f"{running} running, {waiting} waiting" if running or waiting else ""
 
 
-def _in_queues(broker: RabbitMQ) -> dict[str, str]:
-    lines = broker.ctl(
-        "list_queues", "--no-table-headers", "name", "messages_ready", "messages_unacknowledged"
-    )
-    queues = [line.split("\t") for line in lines.splitlines() if line]
+def in_queues(listed: str) -> dict[str, str]:
+    """Return the queues that hold something, but for dead letters, of what rabbitmqctl has listed."""
+    queues = [line.split("\t") for line in listed.splitlines() if line]
     return {
         name: f"{ready} ready, {unacknowledged} not acknowledged"
         for name, ready, unacknowledged in queues

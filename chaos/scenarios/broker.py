@@ -28,10 +28,11 @@ Outage = tuple[float, float]
 
 async def broker_kill(options: Options) -> Report:
     """RabbitMQ is killed with -9 and started again, twice, under 2 callers and 4 agents."""
-    timeout = 20.0
+    timeout = 30.0
     load: dict[str, Any] = {"in_flight": IN_FLIGHT, "seconds": SECONDS, "rate": RATE, "timeout": timeout}
     report = Report()
     outages: list[Outage] = []
+    gone: list[float] = []
     outcome = Outcome()
     async with (
         broker_of() as broker,
@@ -47,19 +48,24 @@ async def broker_kill(options: Options) -> Report:
 
         uids = _uids(orchestrator)
         for _ in range(2):
-            # As long as it may take to come up, and then as long again as it may take until all is well.
-            sending = asyncio.create_task(from_both(int(RATE * timeout)))
+            # For as long as it may take to come up, and after that as long as it may take until all is well.
+            sending = asyncio.create_task(from_both(int(RATE * 20)))
             await asyncio.sleep(RECOVERY)
             killed = boottime()
-            await asyncio.to_thread(broker.restart)
+            await asyncio.to_thread(broker.kill)
+            gone.append(boottime())
+            await asyncio.to_thread(broker.start)
             outages.append((killed, boottime()))
             outcome = outcome.merged(await sending).merged(await from_both(int(RATE * RECOVERY)))
         left = await left_over(broker, orchestrator, NAMES)
         effects = agents.effects()
         same = _uids(orchestrator) == uids
-    out = [_open_at(outcome, killed) for killed, _ in outages]
+    out = [
+        open_at(outcome, killed) | _called(outcome, killed, dead)
+        for (killed, _), dead in zip(outages, gone, strict=True)
+    ]
     caught = set[str]().union(*out)
-    called = [_called(outcome, killed, back) for killed, back in outages]
+    called = [_called(outcome, dead, back) for (_, back), dead in zip(outages, gone, strict=True)]
     # Called so late before a return, or so long, that nothing could be done by its deadline.
     hopeless = {
         command
@@ -69,7 +75,7 @@ async def broker_kill(options: Options) -> Report:
     }
     failed = outcome.errors.keys()
     twice = [command for command in effects.finished_twice if command not in caught]
-    again = [_first_answer(outcome, back) - back for _, back in outages]
+    again = [first_answer(outcome, back) - back for _, back in outages]
     report.fact("outages", " ".join(f"{back - killed:.1f} s" for killed, back in outages))
     report.fact("first answer after the return", " ".join(f"{one:.2f} s" for one in again))
     report.fact("commands of 2 callers / failed", f"{len(outcome.began)} / {len(failed)}")
@@ -104,7 +110,8 @@ def _called(outcome: Outcome, since: float, until: float) -> set[str]:
     return {command for command, began in outcome.began.items() if since <= began < until}
 
 
-def _open_at(outcome: Outcome, moment: float) -> set[str]:
+def open_at(outcome: Outcome, moment: float) -> set[str]:
+    """Return the commands that had been called by then, and not ended."""
     return {
         command
         for command, began in outcome.began.items()
@@ -116,12 +123,10 @@ def _shares(groups: Iterable[set[str]], failed: Collection[str]) -> str:
     return ", ".join(f"{len(group)} / {len(group.intersection(failed))}" for group in groups)
 
 
-def _first_answer(outcome: Outcome, after: float) -> float:
-    """When the first command that was called after a moment was answered; infinity: none was."""
-    answered = (command for command in _called(outcome, after, float("inf")) if command in outcome.answers)
-    return min(
-        (outcome.began[command] + outcome.taken[command] for command in answered), default=float("inf")
-    )
+def first_answer(outcome: Outcome, after: float) -> float:
+    """When the first answer came after a moment; infinity: none did."""
+    came = (outcome.began[command] + outcome.taken[command] for command in outcome.answers)
+    return min((at for at in came if at >= after), default=float("inf"))
 
 
 def _errors(report: Report, errors: dict[str, CallError]) -> None:
@@ -178,7 +183,7 @@ async def broker_alarm(options: Options) -> Report:
     failed = outcome.errors.keys()
     begun = {line["command"]: line["at"] for line in effects.lines if line["what"] == "start"}
     late = [command for command, at in begun.items() if at > outcome.began[command] + timeout + LATE]
-    again = _first_answer(outcome, ending) - ended
+    again = first_answer(outcome, ending) - ended
     report.fact("the alarm was on for", f"{ending - raised:.1f} s")
     report.fact("called / failed: before, touched by it, after", _shares((before, touched, after), failed))
     report.fact(

@@ -59,7 +59,7 @@ async def freeze(options: Options) -> Report:
         await asyncio.sleep(1)
         effects = agents.effects()
 
-    acted, answered = _after_waking("chaos/a2", thawed, effects, work.merged(safe))
+    acted, answered = after_waking("chaos/a2", thawed, effects, work.merged(safe))
 
     def to_frozen(outcome: Outcome) -> list[float]:
         """When commands were sent to the frozen agent, in seconds after the freeze."""
@@ -121,7 +121,7 @@ async def freeze(options: Options) -> Report:
     return report
 
 
-def _after_waking(node: str, thawed: float, effects: Effects, outcome: Outcome) -> tuple[set[str], set[str]]:
+def after_waking(node: str, thawed: float, effects: Effects, outcome: Outcome) -> tuple[set[str], set[str]]:
     """Return the commands of others that a woken agent has acted for after it woke, and those that it has answered."""
     others = {command for command, nodes in effects.nodes.items() if set(nodes) - {node}}
     acted = {
