@@ -13,7 +13,7 @@ from roster._clock import boottime
 from roster.bus import Delivery, Message
 from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.faults import NOT_FOUND, RefusedError
-from roster.bus.amqp.sending import published
+from roster.bus.amqp.publishing import published
 from roster.errors import BusUnavailableError, DeliveryError, Outcome
 
 Worked = Callable[[], list[str]]

@@ -13,7 +13,7 @@ from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
-from roster.bus.amqp.sending import not_kept, published
+from roster.bus.amqp.publishing import not_kept, published
 from roster.bus.amqp.settings import Settings
 from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
 from roster.bus.message import Message

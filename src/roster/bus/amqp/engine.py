@@ -13,10 +13,11 @@ from roster.bus.amqp.channel import Delivered
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection, let_go_of_all
 from roster.bus.amqp.delivery import AmqpDelivery
+from roster.bus.amqp.exchange import AmqpExchange
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.listening import AmqpSubscription
 from roster.bus.amqp.returns import Returns
-from roster.bus.amqp.sending import AmqpExchange, Sender
+from roster.bus.amqp.sending import Sender
 from roster.bus.amqp.serving import AmqpConsumer
 from roster.bus.amqp.settings import settings_of
 from roster.bus.base import DeadLetter

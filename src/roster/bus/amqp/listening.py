@@ -12,7 +12,7 @@ from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import LostError, unavailable
-from roster.bus.amqp.sending import declare_main
+from roster.bus.amqp.publishing import declare_main
 from roster.bus.guard import call_handler
 from roster.bus.message import Message
 from roster.errors import BusUnavailableError, MessageError

@@ -12,14 +12,16 @@ from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.exchange import AmqpExchange
+from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError
 from roster.bus.amqp.line import Line
+from roster.bus.amqp.publishing import declare_main, not_kept, published
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
 from roster.bus.amqp.standby import StandBys
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message, error_from
-from roster.errors import BusUnavailableError, CallError, Code, DeliveryError, MessageError
+from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError
 
 log = logging.getLogger("roster.bus")
 
@@ -33,87 +35,6 @@ _LOOK = 1.0
 _RETURN = 30.0
 _MAX_LISTENERS = 1000
 _MAX_KEYS = 4096
-
-
-class AmqpExchange:
-    """A command on its way."""
-
-    __slots__ = (
-        "_on_progress",
-        "_sender",
-        "answer",
-        "confirmed",
-        "deadline",
-        "id",
-        "kind",
-        "queue",
-        "sent",
-        "started",
-    )
-
-    def __init__(
-        self,
-        sender: Sender,
-        id_: str,
-        queue: str,
-        message: Message,
-        on_progress: Callable[[Message], None] | None,
-    ) -> None:
-        self._sender = sender
-        self._on_progress = on_progress
-        self.id = id_
-        self.kind = message.kind
-        self.queue = queue
-        self.started = False
-        self.confirmed = False
-        self.sent = boottime()
-        self.deadline = None if message.timeout is None else self.sent + message.timeout
-        self.answer: asyncio.Future[Message] = sender.loop.create_future()
-
-    def cancel(self) -> None:
-        if self._sender.over(self):
-            self._sender.take_back(self)
-        self.answer.cancel()
-
-    def settle(self, receipt: Receipt) -> None:
-        """The broker has said what became of the command."""
-        self.confirmed = True
-        if receipt == "returned":
-            self._sender.stand_bys.forget(self.queue)
-            self.fail(
-                BusUnavailableError(
-                    f"nobody consumes the queue {self.queue!r} on {self._sender.settings.display}"
-                )
-            )
-        elif receipt == "full":
-            self.fail(
-                DeliveryError(
-                    f"the queue {self.queue!r} on {self._sender.settings.display} is full",
-                    code=Code.RESOURCE_EXHAUSTED,
-                    outcome="not_sent",
-                )
-            )
-
-    def progress(self, message: Message) -> None:
-        """An event has come that belongs to it."""
-        if self._on_progress is not None:
-            call_handler("progress", self._on_progress, message)
-
-    def answered(self, message: Message) -> None:
-        """The answer is there."""
-        if self._sender.over(self) and not self.answer.done():
-            self.answer.set_result(message)
-
-    def lost(self, told: CallError) -> None:
-        """Its consumer, or who stood by, has said that there will be no answer."""
-        outcome = "unknown" if self.started else told.outcome
-        self.fail(DeliveryError(told.summary, code=told.code, outcome=outcome, retryable=True))
-
-    def fail(self, error: CallError) -> None:
-        """There will be no answer."""
-        if self._sender.over(self) and not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # whoever lets go of it has chosen not to look
 
 
 class Sender:
@@ -398,49 +319,3 @@ class Sender:
             )
         self._channel = None
         await self.line.close(timeout)
-
-
-async def published(
-    channel: Channel, exchange: str, key: str, envelope: Properties, raw: bytes, timeout: float
-) -> Receipt:
-    """Publish, and wait for what becomes of it; without a word in time it is lost."""
-    receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-
-    def settle(said: Receipt) -> None:
-        if not receipt.done():
-            receipt.set_result(said)
-
-    channel.publish(exchange, key, envelope, raw, mandatory=True, receipt=settle)
-    channel.flush()
-    await asyncio.wait([receipt], timeout=timeout)
-    return receipt.result() if receipt.done() else "lost"
-
-
-def not_kept(receipt: Receipt, what: str, settings: Settings) -> BusUnavailableError:
-    """Return what a caller is told of a message that the broker did not confirm."""
-    why = {"full": "a queue is full", "returned": "its queue is gone"}.get(receipt, "no confirm in time")
-    return BusUnavailableError(
-        f"cannot {what} on {settings.display}: {why}", outcome="unknown" if receipt == "lost" else "not_sent"
-    )
-
-
-async def declare_main(connection: Connection, settings: Settings) -> None:
-    """Make sure that the exchange for what is published is there.
-
-    Raises:
-        BusUnavailableError: it is not, and cannot be made.
-    """
-    timeout = settings.timeout
-    try:
-        scratch = await connection.channel(timeout)
-        try:
-            # Asking whether it is there needs no permission, making it does.
-            await scratch.declare_exchange(names.MAIN, "topic", timeout, passive=True)
-        except RefusedError as error:
-            if error.code != NOT_FOUND:
-                raise
-            scratch = await connection.channel(timeout)
-            await scratch.declare_exchange(names.MAIN, "topic", timeout)
-        await scratch.close(timeout)
-    except LostError as error:
-        raise unavailable(f"use the exchange {names.MAIN!r}", settings.display, error) from error

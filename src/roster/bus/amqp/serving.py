@@ -17,8 +17,8 @@ from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
+from roster.bus.amqp.publishing import declare_main
 from roster.bus.amqp.returns import lost
-from roster.bus.amqp.sending import declare_main
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message
 from roster.errors import BusUnavailableError, CallTimeoutError, MessageError

@@ -1,0 +1,59 @@
+"""Publishing with a confirm, and the exchange for what is published to all."""
+
+from __future__ import annotations
+
+import asyncio
+
+from roster.bus.amqp import names
+from roster.bus.amqp.channel import Channel, Receipt
+from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.settings import Settings
+from roster.errors import BusUnavailableError
+
+
+async def published(
+    channel: Channel, exchange: str, key: str, envelope: Properties, raw: bytes, timeout: float
+) -> Receipt:
+    """Publish, and wait for what becomes of it; without a word in time it is lost."""
+    receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+
+    def settle(said: Receipt) -> None:
+        if not receipt.done():
+            receipt.set_result(said)
+
+    channel.publish(exchange, key, envelope, raw, mandatory=True, receipt=settle)
+    channel.flush()
+    await asyncio.wait([receipt], timeout=timeout)
+    return receipt.result() if receipt.done() else "lost"
+
+
+def not_kept(receipt: Receipt, what: str, settings: Settings) -> BusUnavailableError:
+    """Return what a caller is told of a message that the broker did not confirm."""
+    why = {"full": "a queue is full", "returned": "its queue is gone"}.get(receipt, "no confirm in time")
+    return BusUnavailableError(
+        f"cannot {what} on {settings.display}: {why}", outcome="unknown" if receipt == "lost" else "not_sent"
+    )
+
+
+async def declare_main(connection: Connection, settings: Settings) -> None:
+    """Make sure that the exchange for what is published is there.
+
+    Raises:
+        BusUnavailableError: it is not, and cannot be made.
+    """
+    timeout = settings.timeout
+    try:
+        scratch = await connection.channel(timeout)
+        try:
+            # Asking whether it is there needs no permission, making it does.
+            await scratch.declare_exchange(names.MAIN, "topic", timeout, passive=True)
+        except RefusedError as error:
+            if error.code != NOT_FOUND:
+                raise
+            scratch = await connection.channel(timeout)
+            await scratch.declare_exchange(names.MAIN, "topic", timeout)
+        await scratch.close(timeout)
+    except LostError as error:
+        raise unavailable(f"use the exchange {names.MAIN!r}", settings.display, error) from error
