@@ -75,7 +75,7 @@ async def test_an_agent_that_stood_still_past_its_lease_has_no_effect_any_more(u
     """
     commands = {f"c{n}" for n in range(4)}
     async with (
-        scene(urls, ["a1"], ttl=3.0, capabilities=[kind], capacity=2) as (agents, orchestrator),
+        scene(urls, ["a1"], ttl=4.0, capabilities=[kind], capacity=2) as (agents, orchestrator),
         AsyncExitStack() as stack,
     ):
         before = orchestrator.node("chaos/a1")

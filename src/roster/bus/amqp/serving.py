@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from roster._clock import boottime
 from roster.bus.amqp import names
+from roster.bus.amqp.barriers import Barriers
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("roster.bus")
 
-# Seconds: how often we look at our own clock; a gap that means we stood still.
-_TICK, _GAP = 0.25, 0.5
-# What a sender wrote before a barrier has reached the broker by then: his connection is not ours.
-_ON_ITS_WAY = 0.02
 # Seconds for the broker to notice that the one who served before is gone, whose process has just ended.
 _PATIENCE = 0.5
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
@@ -80,11 +77,8 @@ class AmqpConsumer:
         self._senders: OrderedDict[str, int] = OrderedDict()
         self._to_announce: list[AmqpDelivery] = []
         self._to_say: deque[tuple[str, Properties, bytes]] = deque(maxlen=1000)
-        self._barriers: dict[str, tuple[frozenset[int], Callable[[int], None]]] = {}
+        self._barriers = Barriers(self._send_barrier)
         self._restoring: asyncio.Task[None] | None = None
-        self._alive = boottime()
-        self._lag = 0.0
-        self._ticker: asyncio.TimerHandle | None = None
         self._renewer: asyncio.TimerHandle | None = None
 
     # --- the contract ---
@@ -114,9 +108,7 @@ class AmqpConsumer:
     def barrier(self, passed: Callable[[int], None]) -> frozenset[int]:
         asked = frozenset(delivery.sender for delivery in self._in_hand.values() if not delivery.over)
         if asked:
-            mark = f"{len(self._barriers)}.{boottime():.9f}"
-            self._barriers[mark] = asked, passed
-            self._loop.call_later(_ON_ITS_WAY, self._send_barrier, mark)
+            self._barriers.ask(asked, passed)
         return asked
 
     async def close(self) -> None:
@@ -124,9 +116,9 @@ class AmqpConsumer:
         if self.closed:
             return
         self.closed = True
-        for timer in (self._ticker, self._renewer):
-            if timer is not None:
-                timer.cancel()
+        self._barriers.close()
+        if self._renewer is not None:
+            self._renewer.cancel()
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
@@ -173,7 +165,7 @@ class AmqpConsumer:
             except LostError as error:
                 raise unavailable(f"serve the queue {self.queue!r}", self._settings.display, error) from error
             await asyncio.sleep(_FIRST_PAUSE)
-        self._tick()
+        self._barriers.watch()
         self._plan_renewal()
 
     async def _set_up(self, connection: Connection) -> None:
@@ -247,8 +239,7 @@ class AmqpConsumer:
             elif not delivery.started:
                 _remember(self._unstarted, delivery.key)
                 delivery.dropped()
-        for mark in list(self._barriers):
-            self._pass(mark)  # nothing that was in hand starts any more
+        self._barriers.all_came()  # nothing that was in hand starts any more
 
     def restore(self) -> None:
         """Begin to consume again, however long that takes."""
@@ -301,7 +292,7 @@ class AmqpConsumer:
                 else:
                     _remember(self._revoked, key)
             case names.BARRIER:
-                self._pass(delivered.properties.correlation_id)
+                self._barriers.came(delivered.properties.correlation_id)
             case _:
                 self._take(delivered)
 
@@ -314,7 +305,7 @@ class AmqpConsumer:
         except MessageError as error:
             self._malformed(delivered, error)
             return
-        lag = self._age()
+        lag = self._barriers.age()
         if lag and message.timeout is not None:
             # It lay in our socket while we stood still; the broker could not take it back any more.
             message.timeout = max(0.0, message.timeout - lag)
@@ -389,41 +380,14 @@ class AmqpConsumer:
         connection = self._bus.serving.current
         return 0 if connection is None else connection.unsent
 
-    def _send_barrier(self, mark: str) -> None:
+    def _send_barrier(self, mark: str) -> bool:
         if self._channel is None:
-            self._pass(mark)
-            return
+            return False
         about = Properties(type=names.BARRIER, correlation_id=mark, app_id=names.APP)
         self._channel.publish("", names.control_queue(self.queue), about, b"")
+        return True
 
-    def _pass(self, mark: str) -> None:
-        senders, passed = self._barriers.pop(mark, (frozenset[int](), _ignore))
-        for sender in senders:
-            call_handler("barrier", passed, sender)
-
-    # --- time ---
-
-    def _tick(self) -> None:
-        self._note_gap()
-        self._ticker = self._loop.call_later(_TICK, self._tick)
-
-    def _note_gap(self) -> None:
-        now = boottime()
-        gap, self._alive = now - self._alive, now
-        if gap > _GAP:
-            self._lag = gap
-            # What is read before it comes back to us may have come while we stood still.
-            mark = f"standstill.{now:.9f}"
-            self._barriers[mark] = frozenset({0}), self._caught_up
-            self._send_barrier(mark)
-
-    def _caught_up(self, _: int) -> None:
-        self._lag = 0.0
-
-    def _age(self) -> float:
-        """How long a message may have lain unread."""
-        self._note_gap()
-        return self._lag
+    # --- renewing ---
 
     def _plan_renewal(self) -> None:
         self._renewer = self._loop.call_later(self._renew_after / 10, self._renew)
@@ -451,7 +415,3 @@ def _remember(keys: OrderedDict[Key, None], key: Key) -> None:
     keys[key] = None
     if len(keys) > _MAX_REMEMBERED:
         keys.popitem(last=False)
-
-
-def _ignore(_: int) -> None:
-    pass
