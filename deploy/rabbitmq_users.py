@@ -67,7 +67,8 @@ def node(passport: NodePassport, *, events: bool) -> User:
     queue = passport.mindbus_queue
     own = exactly([names.command_queue(queue), names.control_queue(queue)])
     main = exactly([names.MAIN])
-    keys = [f"ctl.{passport.name}.#", f"ctl.{passport.namespace}/{passport.name}.#", "ctl.all.#"]
+    name, namespace = passport.name, passport.namespace
+    keys = [f"ctl.{name}.{namespace}.#", f"ctl.all.{namespace}.#", "ctl.all.all.#"]
     if passport.mindbus_routing_key:
         keys.append(passport.mindbus_routing_key)
     return User(

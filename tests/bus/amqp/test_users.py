@@ -100,7 +100,7 @@ async def test_a_nodes_user_serves_its_own_queue_and_hears_what_is_meant_for_it(
         consumer = await soon(bus.serve(QUEUE, take, bindings=KEYS))
         assert await ask(caller, QUEUE, n=1) == {"n": 1}
         async with MindBus.connect(team.url("chief")) as chief:
-            assert await chief.publish_control("all", "everywhere", "pause") == 1
+            assert await chief.publish_control("all", "all", "pause") == 1
             await until(lambda: "pause" in heard)
         await consumer.close()
 
@@ -247,7 +247,7 @@ def less(user: Any, field: str) -> list[Any]:
 
 
 Probe = Callable[[Team, str], Awaitable[None]]
-KEYS = ["cmd.writer.#", "ctl.writer-001.#", "ctl.ai-team/writer-001.#", "ctl.all.#"]
+KEYS = ["cmd.writer.#", "ctl.writer-001.ai-team.#", "ctl.all.ai-team.#", "ctl.all.all.#"]
 
 
 async def serves(team: Team, user: str) -> None:
