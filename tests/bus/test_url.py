@@ -139,3 +139,13 @@ def test_whoever_is_on_another_bus_does_not_pay_for_the_one_on_rabbitmq() -> Non
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
     code = code.replace("memory://", "amqp://mq")
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 1
+
+
+def test_rabbitmq_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("roster.bus.amqp")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "aiormq", None)
+    with pytest.raises(
+        ConfigError, match=r"amqp:// needs the package aiormq: pip install 'agent-roster\[rabbitmq\]'"
+    ):
+        open_bus("amqp://mq")

@@ -9,7 +9,7 @@ import pytest
 
 from roster.bus import Kind
 from roster.bus.amqp import binary, names
-from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.envelope import Properties
 from roster.errors import MessageError
 
 GOOD = {"specversion": "1.0", "id": "7", "source": "/x", "type": "ai.team.event"}

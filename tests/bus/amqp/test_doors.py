@@ -110,8 +110,8 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no AMQP broker"),
         (b"AMQP\x00\x01\x00\x00", "another version of AMQP"),
         (b"\x01\x00\x00\xff\xff\xff\xff\x00", "a frame of"),
-        (b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x63\xce", "unknown method"),
-        (b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0a\xce", "ends too early"),
+        (b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x63\xce", "Unknown method"),
+        (b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x0a\xce", "no AMQP broker, or a broken one"),
         (b"", "no answer within 1 s"),
     ],
 )

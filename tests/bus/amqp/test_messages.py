@@ -16,7 +16,7 @@ from tests.bus.helpers import Child, ask, echo, soon, until
 from roster.bus import MAX_MESSAGE_BYTES, Delivery, Kind, Message
 from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
-from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.publishing import published
 from roster.errors import CallTimeoutError, Code
 

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from aiormq import spec
+from pamqp import frame
 from tests.bus.amqp.conftest import TIMEOUT, Open
 from tests.bus.helpers import Child, ask, echo, soon, until
 
 from roster.bus import Delivery, Message
-from roster.bus.amqp import AmqpBus, codec
-from roster.bus.amqp.faults import LostError
+from roster.bus.amqp import AmqpBus
+from roster.bus.amqp.faults import PRECONDITION_FAILED, LostError
 from roster.errors import BusUnavailableError, CallError, DeliveryError
 from servers import RabbitMQ
 
@@ -181,8 +183,8 @@ async def test_a_broker_that_says_twice_that_it_has_closed_a_channel_harms_no_ot
     first.ack(4711)  # nobody has that: RabbitMQ closes the channel
     await until(lambda: first.fault is not None)
     second = await connection.channel(TIMEOUT)
-    close = b"\x01\x96" + codec.short("PRECONDITION_FAILED") + b"\x00\x00\x00\x00"
-    connection.data_received(codec.method(1, 20, 40, close))
+    close = spec.Channel.Close(reply_code=PRECONDITION_FAILED, reply_text="again", class_id=0, method_id=0)
+    connection.intake.feed_data(frame.marshal(close, 1))
     name, *_ = await second.declare_queue("", TIMEOUT, exclusive=True)
     assert name
     assert (second.fault, connection.fault) == (None, None)
@@ -198,4 +200,4 @@ async def test_channels_that_both_sides_close_at_once_are_closed_once(foreign: O
     name, *_ = await first.declare_queue("", TIMEOUT, exclusive=True)
     assert name
     assert connection.fault is None
-    await until(lambda: len(connection._channels) == 1)
+    await until(lambda: len(connection._client.channels) == 1)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from roster.bus import strictjson
-from roster.bus.amqp.codec import Properties
+from roster.bus.amqp.envelope import Properties
 from roster.bus.message import MAX_ATTRIBUTES_CHARS, Message, checked_size
 from roster.errors import MessageError
 

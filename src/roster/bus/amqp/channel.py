@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from roster.bus.amqp import codec
-from roster.bus.amqp.codec import Properties, bits, short, table
+import aiormq
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+from pamqp.body import ContentBody
+from pamqp.header import ContentHeader
+
+from roster.bus.amqp.answers import answered, fault_of
+from roster.bus.amqp.envelope import Properties, Table, read_properties
 from roster.bus.amqp.faults import LostError, RefusedError
+from roster.bus.amqp.intake import TOO_LARGE
 
 if TYPE_CHECKING:
     from roster.bus.amqp.connection import Connection
 
-# A body beyond this is read to its end and not kept.
-MAX_BODY = 16 * 1024 * 1024
+T = TypeVar("T")
 
 Receipt = Literal["taken", "full", "returned", "lost"]
 """What became of a message: the broker has it; its queue has no room; nobody would get it; the connection has ended."""
@@ -44,41 +51,48 @@ class Delivered:
     left: int = 0
 
 
-@dataclass(slots=True)
-class _Consumer:
-    on_message: Callable[[Delivered], None]
-    on_cancel: Callable[[], None]
-    no_ack: bool
+class _AnyName:
+    """A question about a queue of any name: the library knows but some of the characters that brokers take."""
+
+    def validate(self) -> None:
+        """Leave the judgement to the broker."""
+
+
+class _Declare(_AnyName, spec.Queue.Declare):
+    pass
+
+
+class _Delete(_AnyName, spec.Queue.Delete):
+    pass
+
+
+class _Bind(_AnyName, spec.Queue.Bind):
+    pass
+
+
+class _Unbind(_AnyName, spec.Queue.Unbind):
+    pass
+
+
+class _Consume(_AnyName, spec.Basic.Consume):
+    pass
 
 
 class Channel:
     """A channel. Whatever fails on it ends it: that is AMQP's way; `on_end` is told."""
 
-    def __init__(self, connection: Connection, number: int) -> None:
+    def __init__(self, connection: Connection, inner: aiormq.Channel) -> None:
         self.connection = connection
-        self._number = number
-        self._loop = asyncio.get_running_loop()
-        self._asked: deque[tuple[str, asyncio.Future[Any]]] = deque()
-        self._consumers: dict[str, _Consumer] = {}
+        self._inner = inner
         self._tags = 0
-        self._published = 0
-        self._unconfirmed: dict[int, tuple[str, Callable[[Receipt], None]]] = {}
-        self._method: codec.Method | None = None
-        self._properties = Properties()
-        self._missing = 0
-        self._parts: list[bytes] = []
-        self._too_large = False
-        self._closing = False
+        self._cancelled: dict[str, Callable[[], None]] = {}
+        self._receipts: dict[asyncio.Future[object], Callable[[Receipt], None]] = {}
         self.fault: LostError | None = None
-        self.on_end: Callable[[LostError], None] = lambda _: None
+        self.on_end: Callable[[LostError], None] = _ignore
+        inner.on_consumer_cancel_callbacks.add(self._on_cancel)
+        inner.closing.add_done_callback(self._on_closed)
 
     # --- questions ---
-
-    async def open(self, timeout: float, *, confirms: bool) -> None:
-        """Open it at the broker."""
-        await self._ask(20, 10, b"\x00", "channel.open-ok", timeout)
-        if confirms:
-            await self._ask(85, 10, b"\x00", "confirm.select-ok", timeout)
 
     async def declare_queue(
         self,
@@ -89,37 +103,44 @@ class Channel:
         durable: bool = False,
         exclusive: bool = False,
         auto_delete: bool = False,
-        arguments: codec.Table | None = None,
+        arguments: Table | None = None,
     ) -> tuple[str, int, int]:
         """Declare a queue; return its name, and how many messages and consumers it has."""
-        flags = bits(passive, durable, exclusive, auto_delete, False)
-        payload = b"\x00\x00" + short(name) + flags + table(arguments or {})
-        found = await self._ask(50, 10, payload, "queue.declare-ok", timeout)
-        return found[0], found[1], found[2]
+        question = _Declare(
+            queue=name,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=dict(arguments or {}),
+        )
+        found = await self._ask(lambda: self._inner.rpc(question), timeout)
+        return found.queue or "", found.message_count or 0, found.consumer_count or 0
 
     async def delete_queue(self, name: str, timeout: float) -> None:
         """Delete a queue; there need be none."""
-        await self._ask(50, 40, b"\x00\x00" + short(name) + b"\x00", "queue.delete-ok", timeout)
+        await self._ask(lambda: self._inner.rpc(_Delete(queue=name)), timeout)
 
     async def declare_exchange(self, name: str, kind: str, timeout: float, *, passive: bool = False) -> None:
         """Declare a durable exchange."""
-        payload = b"\x00\x00" + short(name) + short(kind) + bits(passive, True) + table({})
-        await self._ask(40, 10, payload, "exchange.declare-ok", timeout)
+        await self._ask(
+            lambda: self._inner.exchange_declare(name, exchange_type=kind, passive=passive, durable=True),
+            timeout,
+        )
 
     async def bind(self, queue: str, exchange: str, pattern: str, timeout: float) -> None:
         """Bind a queue to an exchange."""
-        payload = b"\x00\x00" + short(queue) + short(exchange) + short(pattern) + b"\x00" + table({})
-        await self._ask(50, 20, payload, "queue.bind-ok", timeout)
+        question = _Bind(queue=queue, exchange=exchange, routing_key=pattern)
+        await self._ask(lambda: self._inner.rpc(question), timeout)
 
     async def unbind(self, queue: str, exchange: str, pattern: str, timeout: float) -> None:
         """Undo `bind`."""
-        payload = b"\x00\x00" + short(queue) + short(exchange) + short(pattern) + table({})
-        await self._ask(50, 50, payload, "queue.unbind-ok", timeout)
+        question = _Unbind(queue=queue, exchange=exchange, routing_key=pattern)
+        await self._ask(lambda: self._inner.rpc(question), timeout)
 
     async def prefetch(self, count: int, timeout: float) -> None:
         """Bound what each consumer begun from now on may hold; 0: without bound."""
-        payload = b"\x00\x00\x00\x00" + count.to_bytes(2, "big") + b"\x00"
-        await self._ask(60, 10, payload, "basic.qos-ok", timeout)
+        await self._ask(lambda: self._inner.basic_qos(prefetch_count=count), timeout)
 
     async def consume(
         self,
@@ -138,55 +159,79 @@ class Channel:
         """
         self._tags += 1
         tag = f"c{self._tags}"
-        self._consumers[tag] = _Consumer(on_message, on_cancel, no_ack)
-        arguments = table({"x-priority": priority} if priority else {})
-        payload = b"\x00\x00" + short(queue) + short(tag) + bits(False, no_ack) + arguments
-        await self._ask(60, 20, payload, "basic.consume-ok", timeout)
+
+        async def receive(message: DeliveredMessage) -> None:
+            if self.fault is None:
+                on_message(self._delivered(message, 0 if no_ack else message.delivery_tag or 0))
+
+        question = _Consume(
+            queue=queue,
+            consumer_tag=tag,
+            no_ack=no_ack,
+            arguments={"x-priority": priority} if priority else {},
+        )
+        self._cancelled[tag] = on_cancel
+        self._inner.consumers[tag] = receive
+        await self._ask(lambda: self._inner.rpc(question), timeout)
         return tag
 
     async def cancel(self, tag: str, timeout: float) -> None:
         """Stop consuming; what was delivered before is still handed over."""
-        await self._ask(60, 30, short(tag) + b"\x00", "basic.cancel-ok", timeout)
-        self._consumers.pop(tag, None)
+        await self._ask(lambda: self._inner.basic_cancel(tag), timeout)
+        self._cancelled.pop(tag, None)
 
     async def get(self, queue: str, timeout: float) -> Delivered | None:
         """Fetch one message, None if there is none."""
-        found: Delivered | None = await self._ask(
-            60, 70, b"\x00\x00" + short(queue) + b"\x00", "basic.get", timeout
-        )
-        return found
+        found = await self._ask(lambda: self._inner.basic_get(queue), timeout)
+        if isinstance(found.delivery, spec.Basic.GetEmpty):
+            return None
+        return self._delivered(found, found.delivery_tag or 0)
 
     async def close(self, timeout: float) -> None:
         """Close it; what it holds goes back to the queues."""
         if self.fault is None:
-            self.on_end = lambda _: None
-            self._closing = True
-            await self._ask(20, 40, _GOODBYE, "channel.close-ok", timeout)
+            self.on_end = _ignore
+            closing = self._inner.closing
+            self._say_goodbye()
+            await asyncio.wait([closing], timeout=timeout)
+            if not closing.done():
+                self.end(LostError(f"the broker did not answer within {timeout:g} s"))
+            elif isinstance(closing.exception(), aiormq.ChannelClosed):
+                self.end(LostError("the channel was closed"))
+                if not isinstance(self.fault, RefusedError):
+                    return
+            self._check()
 
-    async def _ask(self, class_: int, number: int, payload: bytes, answer: str, timeout: float) -> Any:
+    def _say_goodbye(self) -> None:
+        # By ourselves and at once: the library's own may come after its answer to the broker's, where RabbitMQ knows no such
+        # channel any more and ends the connection.
+        goodbye = spec.Channel.Close(reply_code=200, reply_text="goodbye", class_id=0, method_id=0)
+        self.connection.write(self._inner.number, goodbye)
+        self.flush()
+
+    async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
         """Ask, and wait for the answer. A silent broker ends the channel.
 
         Raises:
             RefusedError: the broker refused, which ends the channel.
             LostError: it has ended, or no answer in time.
         """
+        self._check()
+        try:
+            return await answered(asyncio.ensure_future(question()), timeout, self.end)
+        except LostError as error:
+            self.end(self.connection.fault or error)
+            self._check()
+            raise
+
+    def _check(self) -> None:
         if self.fault is not None:
             raise self.fault
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._asked.append((answer, future))
-        self.connection.write(codec.method(self._number, class_, number, payload))
-        self.connection.flush()
-        await asyncio.wait([future], timeout=timeout)
-        if not future.done():
-            # Whatever answers later would be taken for the answer to something else.
-            self.give_up(LostError(f"the broker did not answer within {timeout:g} s"))
-        return future.result()
 
     def give_up(self, why: LostError) -> None:
         """End it without waiting for the broker's word."""
         if self.fault is None:
-            self._closing = True
-            self.connection.write(codec.method(self._number, 20, 40, _GOODBYE))
+            self._say_goodbye()
             self.end(why)
 
     # --- messages ---
@@ -205,157 +250,99 @@ class Channel:
 
         Args:
             mandatory: have it returned if it reaches no queue.
-            receipt: told what became of it, once; the channel must have confirms. Returned ones are known by `message_id`.
+            receipt: told what became of it, once; the channel must have confirms.
         """
         if self.fault is not None:
             if receipt is not None:
                 receipt("lost")
             return
-        if receipt is not None:
-            self._published += 1
-            self._unconfirmed[self._published] = properties.message_id, receipt
+        inner, message_id = self._inner, properties.message_id
+        if inner.publisher_confirms and (not message_id or message_id in inner.message_id_delivery_tag):
+            # The library knows a message that comes back by its id alone.
+            message_id = uuid.uuid4().hex
+        room = inner.max_content_size
         self.connection.write(
-            codec.publish(
-                self._number,
-                exchange,
-                routing_key,
-                properties,
-                body,
-                mandatory=mandatory,
-                frame_max=self.connection.frame_max,
-            )
+            inner.number,
+            spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory),
+            ContentHeader(body_size=len(body), properties=properties.written(message_id)),
+            *(ContentBody(body[at : at + room]) for at in range(0, len(body), room)),
         )
+        if inner.publisher_confirms:
+            self._expect(message_id, receipt)
+
+    def _expect(self, message_id: str, receipt: Callable[[Receipt], None] | None) -> None:
+        """Have the library match the broker's confirms, as its own `basic_publish` does: that one has to be awaited."""
+        inner = self._inner
+        inner.delivery_tag += 1
+        confirm = inner.confirmations[inner.delivery_tag] = inner.create_future()
+        inner.message_id_delivery_tag[message_id] = inner.delivery_tag
+        if receipt is not None:
+            self._receipts[confirm] = receipt
+        confirm.add_done_callback(partial(self._confirmed, message_id))
+
+    def _confirmed(self, message_id: str, confirm: asyncio.Future[object]) -> None:
+        self._inner.message_id_delivery_tag.pop(message_id, None)
+        receipt = self._receipts.pop(confirm, None)
+        if receipt is not None:
+            receipt(_receipt(confirm))
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, with `multiple` all before it as well."""
-        self._settle(80, tag, bits(multiple))
+        if self.fault is None:
+            self.connection.write(self._inner.number, spec.Basic.Ack(delivery_tag=tag, multiple=multiple))
 
     def nack(self, tag: int) -> None:
         """Give a delivery back to its queue."""
-        self._settle(120, tag, bits(False, True))
-
-    def _settle(self, number: int, tag: int, flags: bytes) -> None:
         if self.fault is None:
-            self.connection.write(codec.method(self._number, 60, number, tag.to_bytes(8, "big") + flags))
+            self.connection.write(self._inner.number, spec.Basic.Nack(delivery_tag=tag, requeue=True))
 
     def flush(self) -> None:
         """Write now what was said so far."""
         self.connection.flush()
 
-    # --- what the broker says ---
+    def _delivered(self, message: DeliveredMessage, tag: int) -> Delivered:
+        header = message.header
+        return Delivered(
+            self,
+            tag,
+            bool(message.redelivered),
+            message.routing_key or "",
+            read_properties(header.properties),
+            None if header.weight == TOO_LARGE else message.body,
+            message.message_count or 0,
+        )
 
-    def frame(self, kind: int, payload: bytes) -> None:
-        """Take a frame."""
-        if kind == codec.METHOD:
-            self._take(codec.read_method(payload))
-        elif self._method is None or kind not in (codec.HEADER, codec.BODY):
-            raise codec.CodecError("content without a method before it")
-        elif kind == codec.HEADER:
-            self._missing, self._properties = codec.read_header(payload)
-            self._too_large = self._missing > MAX_BODY
-            if not self._missing:
-                self._complete()
-        else:
-            self._missing -= len(payload)
-            if self._missing < 0:
-                raise codec.CodecError("a body longer than announced")
-            if not self._too_large:
-                self._parts.append(payload)
-            if not self._missing:
-                self._complete()
+    # --- its end ---
 
-    def _take(self, method: codec.Method) -> None:
-        name, arguments = method
-        match name:
-            case "basic.deliver" | "basic.return" | "basic.get-ok":
-                self._method = method
-            case "basic.ack":
-                self._confirmed(arguments[0], arguments[1] & 1, "taken")
-            case "basic.nack":
-                self._confirmed(arguments[0], arguments[1] & 1, "full")
-            case "basic.cancel":
-                consumer = self._consumers.pop(arguments[0], None)
-                if consumer is not None:
-                    consumer.on_cancel()
-            case "channel.close":
-                self.connection.write(codec.method(self._number, 20, 41))
-                if not self._closing:  # else the broker answers that as well, and the number is free then
-                    self.connection.forget(self._number)
-                self.end(RefusedError(arguments[0], arguments[1]))
-            case "channel.close-ok":
-                self.connection.forget(self._number)
-                self._answered(name, arguments)
-                self.end(LostError("the channel was closed"))
-            case "channel.flow":
-                raise codec.CodecError("channel.flow, which RabbitMQ does not send")
-            case "basic.get-empty":
-                self._answered("basic.get", None)
-            case _:
-                self._answered(name, arguments)
+    def _on_cancel(self, frame: spec.Basic.Cancel) -> None:
+        gone = self._cancelled.pop(frame.consumer_tag or "", None)
+        if gone is not None and self.fault is None:
+            gone()
 
-    def _answered(self, name: str, arguments: Any) -> None:
-        if self.fault is not None:
-            return
-        if not self._asked or self._asked[0][0] != name:
-            raise codec.CodecError(f"{name} where nobody asked for it")
-        _, future = self._asked.popleft()
-        if not future.done():
-            future.set_result(arguments)
-
-    def _confirmed(self, number: int, multiple: int, receipt: Receipt) -> None:
-        numbers: Sequence[int] = (number,)
-        if multiple:
-            numbers = [each for each in self._unconfirmed if each <= number or not number]
-        for each in numbers:
-            if (found := self._unconfirmed.pop(each, None)) is not None:
-                found[1](receipt)
-
-    def _complete(self) -> None:
-        assert self._method is not None  # noqa: S101 - `frame` has seen to it
-        name, arguments = self._method
-        properties, body = self._properties, None if self._too_large else b"".join(self._parts)
-        self._method = None
-        self._parts.clear()
-        if self.fault is not None:
-            return
-        if name == "basic.deliver":
-            consumer = self._consumers.get(arguments[0])
-            if consumer is not None:  # else it was cancelled by the broker meanwhile
-                tag = 0 if consumer.no_ack else arguments[1]
-                consumer.on_message(Delivered(self, tag, bool(arguments[2]), arguments[4], properties, body))
-        elif name == "basic.get-ok":
-            tag, redelivered, _, key, left = arguments
-            self._answered("basic.get", Delivered(self, tag, bool(redelivered), key, properties, body, left))
-        else:
-            self._returned(properties.message_id)
-
-    def _returned(self, message_id: str) -> None:
-        for number, (each, receipt) in self._unconfirmed.items():
-            if each == message_id:
-                # Its confirm follows.
-                self._unconfirmed[number] = each, _ignore
-                receipt("returned")
-                return
+    def _on_closed(self, closing: asyncio.Future[None]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self.end(self.connection.fault or fault_of(error))
 
     def end(self, why: LostError) -> None:
         """It has ended."""
         if self.fault is not None:
             return
         self.fault = why
-        asked, self._asked = list(self._asked), deque()
-        for _, future in asked:
-            if not future.done():
-                future.set_exception(why)
-                future.exception()
-        unconfirmed, self._unconfirmed = list(self._unconfirmed.values()), {}
-        for _, receipt in unconfirmed:
+        self.connection.forget(self._inner.number)
+        receipts, self._receipts = list(self._receipts.values()), {}
+        for receipt in receipts:
             receipt("lost")
-        self._consumers.clear()
         self.on_end(why)
 
 
-_GOODBYE = b"\x00\xc8" + short("goodbye") + b"\x00\x00\x00\x00"
+def _receipt(confirm: asyncio.Future[object]) -> Receipt:
+    error = None if confirm.cancelled() else confirm.exception()
+    if isinstance(error, aiormq.PublishError):  # it is a DeliveryError, too
+        return "returned"
+    if isinstance(error, aiormq.DeliveryError):
+        return "full"
+    return "lost" if error is not None or confirm.cancelled() else "taken"
 
 
-def _ignore(_: Receipt) -> None:
+def _ignore(_: LostError) -> None:
     pass

@@ -1,8 +1,7 @@
-"""One connection to a broker: handshake, frames, heartbeats, and what its end does to its channels.
+"""One connection to a broker: what is written at once, what its end does to its channels, and who is told.
 
-It is a client of our own rather than a library because of what the bus promises: what is said is written at once, in order
-and without a task for each message; each wait has its own deadline; queues may have any name; and the end of a connection is
-heard by everybody in the same moment.
+The protocol is the library's, aiormq. It writes what it is asked to when its own task comes to it; what is said on a bus has
+to be at the kernel before the work begins, and saying it takes no waiting. So messages are written here, by the same socket.
 """
 
 from __future__ import annotations
@@ -10,31 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import platform
-import socket
 import weakref
 from collections.abc import Callable
 
-from roster._version import __version__
-from roster.bus.amqp import codec
+import aiormq
+from aiormq.abc import ChannelFrame, FrameType
+from pamqp.frame import FrameTypes
+
+from roster.bus.amqp.answers import answered, fault_of
 from roster.bus.amqp.channel import Channel
 from roster.bus.amqp.faults import LostError, RefusedError
+from roster.bus.amqp.intake import Intake
 from roster.bus.amqp.settings import Settings
 
 log = logging.getLogger("roster.bus")
 
-_FRAME_MAX = 131_072
 _CHANNEL_MAX = 2047
 _LOOK = 0.002
 _WRITE_BUFFER = 1024 * 1024
-_CAPABILITIES = {
-    "publisher_confirms": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "basic.nack": True,
-    "authentication_failure_close": True,
-}
-
+# Seconds for the library to end its tasks when the socket is closed already.
+AFTERMATH = 1.0
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -48,41 +42,30 @@ def let_go_of_all() -> None:
     os.close(nothing)
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """A connection. Made by `connecting.connect`; belongs to the loop that made it.
 
     Attributes:
-        opened: done when the broker has let us in.
         fault: why it has ended, None as long as it lasts.
         blocked: why the broker takes nothing more from us; empty: it does.
         on_lost: called when it ends.
+        intake: what the library reads from.
     """
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._name = name
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
-        self.opened: asyncio.Future[None] = self._loop.create_future()
-        self._closing: asyncio.Future[None] | None = None
-        self._buffer = bytearray()
-        self._channels: dict[int, Channel] = {}
-        self._channel_max = _CHANNEL_MAX
+        self._client: aiormq.Connection
         self._last_number = 0
+        self._writer: asyncio.StreamWriter | None = None
         self._out: list[bytes] = []
-        self._flush_planned = False
-        self._paused = False
-        self._room: asyncio.Event = asyncio.Event()
-        self._room.set()
-        self._tick: asyncio.TimerHandle | None = None
-        self._interval = 0.0
-        self._silent_for = 0
-        self._wrote = False
-        self._why: LostError | None = None
+        self._channels: dict[int, Channel] = {}
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
         self.fault: LostError | None = None
         self.blocked = ""
-        self.frame_max = _FRAME_MAX
         self.on_lost: Callable[[LostError], None] = lambda _: None
+        self.intake = Intake(self._on_control, self._on_eof, self.end)
 
     # --- for channels and their users ---
 
@@ -92,246 +75,156 @@ class Connection(asyncio.Protocol):
         Raises:
             LostError: the connection has ended, or no answer in time.
         """
-        if self.fault is not None:
-            raise self.fault
+        self._check()
         number = self._next_number()
-        channel = self._channels[number] = Channel(self, number)
-        await channel.open(timeout, confirms=confirms)
+        opening = asyncio.ensure_future(
+            self._client.channel(number, publisher_confirms=confirms, frame_buffer_size=0)
+        )
+        try:
+            inner = await answered(opening, timeout, lambda _: None)
+        except LostError:
+            self._check()
+            raise
+        finally:
+            opening.cancel()  # nobody waits for it: the library closes the channel
+        assert isinstance(inner, aiormq.Channel)  # noqa: S101 - the library's own factory says less than it does
+        channel = self._channels[inner.number] = Channel(self, inner)
         return channel
 
     def _next_number(self) -> int:
-        # In turn: RabbitMQ may say more than once that it has closed a channel, which must not hit the next one.
-        for _ in range(self._channel_max):
-            self._last_number = self._last_number % self._channel_max + 1
-            if self._last_number not in self._channels:
+        # The library takes the number behind the highest, which goes up and up under those that overlap. In turn: RabbitMQ
+        # may say more than once that it has closed a channel, which must not hit the next one.
+        most = min(self._client.connection_tune.channel_max or _CHANNEL_MAX, _CHANNEL_MAX)
+        for _ in range(most):
+            self._last_number = self._last_number % most + 1
+            if self._last_number not in self._client.channels:
                 return self._last_number
-        raise LostError(f"all {self._channel_max} channels of the connection are in use")
+        raise LostError(f"all {most} channels of the connection are in use")
+
+    def _check(self) -> None:
+        if self.fault is not None:
+            raise self.fault
 
     def forget(self, number: int) -> None:
-        """A channel has ended at both sides: its number is free."""
+        """A channel has ended."""
         self._channels.pop(number, None)
 
-    def write(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, with whatever else is written until then."""
+    def write(self, number: int, *frames: FrameType) -> None:
+        """Write on a channel at the end of this turn of the loop, with whatever else is written until then."""
+        data = ChannelFrame.marshall(number, frames).payload
         if self.fault is not None:
             return
-        self._out.append(data)
-        if not self._flush_planned:
-            self._flush_planned = True
+        if not self._out:
             self._loop.call_soon(self.flush)
+        self._out.append(data)
 
     def flush(self) -> None:
         """Write now."""
-        self._flush_planned = False
-        if self._out and self.fault is None:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._wrote = True
-            self._transport.write(data)
+        if self._out and self._writer is not None and self.fault is None:
+            self._writer.write(b"".join(self._out))
+        self._out.clear()
 
     @property
     def descriptor(self) -> int:
         """The number of its socket in this process."""
-        number: int = self._transport.get_extra_info("socket").fileno()
+        assert self._writer is not None  # noqa: S101 - whoever asks has it from the list of those that are open
+        number: int = self._writer.get_extra_info("socket").fileno()
         return number
 
     @property
     def unsent(self) -> int:
         """Bytes that the kernel has not taken."""
-        return 0 if self.fault is not None else self._transport.get_write_buffer_size()
+        if self.fault is not None or self._writer is None:
+            return 0
+        return self._writer.transport.get_write_buffer_size()
 
     async def sent(self) -> None:
         """Wait until the kernel has all that was written, or the connection has ended."""
         while self.unsent:  # noqa: ASYNC110 - a transport tells when there is room, not when it is empty
             await asyncio.sleep(_LOOK)
 
-    async def room(self) -> None:
-        """Wait until more can be written; the caller sets the limit of time."""
-        await self._room.wait()
-
     @property
     def full(self) -> bool:
         """Whether nothing more should be written: the kernel does not take it, or the broker has said so."""
-        return not self._room.is_set()
+        return self.fault is None and (bool(self.blocked) or self.unsent > _WRITE_BUFFER)
+
+    async def room(self) -> None:
+        """Wait until more can be written; the caller sets the limit of time."""
+        while self.full and self._writer is not None:
+            await self._unblocked.wait()
+            try:
+                await self._writer.drain()
+            except ConnectionError:
+                return  # it has ended
 
     async def close(self, timeout: float) -> None:
         """Say goodbye and end it, at the latest after `timeout` seconds."""
         if self.fault is not None:
             return
-        self._closing = self._loop.create_future()
-        self.write(codec.method(0, 10, 50, b"\x00\xc8" + codec.short("goodbye") + b"\x00\x00\x00\x00"))
         self.flush()
-        await asyncio.wait([self._closing], timeout=timeout)
-        self._end(LostError("the connection was closed"))
+        closing = asyncio.ensure_future(
+            self._client.close(aiormq.ConnectionClosed(200, "the connection was closed"))
+        )
+        try:
+            await asyncio.wait([closing], timeout=timeout)
+        finally:
+            self.end(LostError("the connection was closed"))
+            await asyncio.wait([closing], timeout=AFTERMATH)
+            closing.cancel()
 
     def abort(self, why: str) -> None:
         """End it at once."""
-        self._end(LostError(why))
+        self.end(LostError(why))
 
-    # --- asyncio.Protocol ---
+    # --- what is heard ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_connection makes
-        self._transport = transport
+    def reached(self, writer: asyncio.StreamWriter) -> None:
+        """The socket is open."""
+        self._writer = writer
+        writer.transport.set_write_buffer_limits(_WRITE_BUFFER)
         _open.add(self)
-        transport.set_write_buffer_limits(_WRITE_BUFFER)
-        transport.write(codec.GREETING)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        reason = exc.strerror or str(exc) if isinstance(exc, OSError) else "the broker closed it"
-        self._end(self._why or LostError(f"the connection was lost: {reason}"))
+    def opened(self, client: aiormq.Connection) -> None:
+        """The broker has let us in."""
+        self._client = client
+        client.closing.add_done_callback(self._on_closed)
 
-    def eof_received(self) -> None:
-        pass  # the transport closes itself
-
-    def pause_writing(self) -> None:
-        self._paused = True
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        if not self.blocked:
-            self._room.set()
-
-    def data_received(self, data: bytes) -> None:
-        self._silent_for = 0
-        buffer = self._buffer
-        buffer += data
-        at, end = 0, len(buffer)
-        try:
-            while end - at >= codec.FRAME_OVERHEAD:
-                size = int.from_bytes(buffer[at + 3 : at + 7], "big")
-                if buffer[at : at + 4] == b"AMQP":
-                    raise codec.CodecError("the broker speaks another version of AMQP than 0-9-1")
-                if size > self.frame_max:
-                    raise codec.CodecError(f"a frame of {size} bytes")
-                after = at + size + codec.FRAME_OVERHEAD
-                if after > end:
-                    break
-                if buffer[after - 1] != codec.FRAME_END:
-                    raise codec.CodecError("a frame without its end")
-                number = buffer[at + 1] << 8 | buffer[at + 2]
-                self._frame(buffer[at], number, bytes(buffer[at + 7 : after - 1]))
-                if self.fault is not None:
-                    return
-                at = after
-        except codec.CodecError as error:
-            self._end(LostError(f"what answers is no AMQP broker, or a broken one: {error}"))
-            return
-        del buffer[:at]
-        self.flush()
-
-    # --- frames ---
-
-    def _frame(self, kind: int, number: int, payload: bytes) -> None:
-        if kind == codec.HEARTBEAT:
-            return
-        if number:
-            channel = self._channels.get(number)
-            if channel is not None:  # else it was given up, and this was on its way
-                channel.frame(kind, payload)
-        elif kind == codec.METHOD:
-            self._method(codec.read_method(payload))
-        else:
-            raise codec.CodecError(f"a frame of kind {kind} on channel 0")
-
-    def _method(self, method: codec.Method) -> None:
-        match method.name:
-            case "connection.start":
-                self._start(method.arguments[3])
-            case "connection.tune":
-                self._tune(*method.arguments)
-            case "connection.open-ok":
-                self.opened.set_result(None)
-            case "connection.close":
-                code, text, *_ = method.arguments
-                self._why = RefusedError(code, text)
-                self.write(codec.method(0, 10, 51))
-                self.flush()
-                self._end(self._why)
-            case "connection.close-ok":
-                if self._closing is not None and not self._closing.done():
-                    self._closing.set_result(None)
-            case "connection.blocked":
-                self.blocked = method.arguments[0] or "no reason given"
-                self._room.clear()
+    def _on_control(self, number: int, frame: FrameTypes) -> None:
+        match frame:
+            case aiormq.spec.Channel.Close():
+                if (channel := self._channels.get(number)) is not None:  # else it was given up
+                    channel.end(RefusedError(frame.reply_code or 0, frame.reply_text or ""))
+            case aiormq.spec.Connection.Close():
+                self.end(RefusedError(frame.reply_code or 0, frame.reply_text or ""))
+            case aiormq.spec.Connection.Blocked():
+                self.blocked = frame.reason or "no reason given"
+                self._unblocked.clear()
                 log.warning("%s takes no messages just now: %s", self._settings.display, self.blocked)
-            case "connection.unblocked":
+            case aiormq.spec.Connection.Unblocked():
                 self.blocked = ""
+                self._unblocked.set()
                 log.warning("%s takes messages again", self._settings.display)
-                if not self._paused:
-                    self._room.set()
-            case _:
-                raise codec.CodecError(f"{method.name} at a time when it has no place")
 
-    def _start(self, mechanisms: bytes) -> None:
-        if b"PLAIN" not in mechanisms.split():
-            raise codec.CodecError("the broker takes no password (SASL PLAIN)")
-        properties = {
-            "product": "Roster",
-            "version": __version__,
-            "platform": f"{platform.python_implementation()} {platform.python_version()}",
-            "connection_name": f"{self._name} {socket.gethostname()}/{os.getpid()}",
-            "capabilities": _CAPABILITIES,
-        }
-        login = b"\x00" + self._settings.username.encode() + b"\x00" + self._settings.password.encode()
-        self.write(
-            codec.method(
-                0,
-                10,
-                11,
-                codec.table(properties) + codec.short("PLAIN") + codec.long(login) + codec.short("en_US"),
-            )
-        )
+    def _on_eof(self) -> None:
+        if self._writer is None or not self._writer.is_closing():
+            self.end(LostError("the connection was lost: the broker closed it"))
+        # Else the library has closed it, and says why in a moment.
 
-    def _tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
-        self.frame_max = min(frame_max or _FRAME_MAX, _FRAME_MAX)
-        self._channel_max = min(channel_max or _CHANNEL_MAX, _CHANNEL_MAX)
-        ours = self._settings.heartbeat
-        seconds = min(heartbeat, ours) if heartbeat else ours
-        answer = b"".join(
-            (
-                self._channel_max.to_bytes(2, "big"),
-                self.frame_max.to_bytes(4, "big"),
-                seconds.to_bytes(2, "big"),
-            )
-        )
-        self.write(codec.method(0, 10, 31, answer))
-        self.write(codec.method(0, 10, 40, codec.short(self._settings.vhost) + b"\x00\x00"))
-        self._interval = seconds / 2
-        self._tick = self._loop.call_later(self._interval, self._beat)
+    def _on_closed(self, closing: asyncio.Future[None]) -> None:
+        if self._client.is_connection_was_stuck:
+            self.end(LostError(f"the broker has been silent for {1.5 * self._settings.heartbeat:g} s"))
+        self.end(fault_of(None if closing.cancelled() else closing.exception()))
 
-    def _beat(self) -> None:
-        # Turns of this timer are counted, not seconds: a process that stood still has not listened meanwhile.
-        self._silent_for += 1
-        if self._silent_for > 4:
-            self._end(LostError(f"the broker has been silent for {2 * self._interval * 2:g} s"))
-            return
-        if not self._wrote:
-            self.write(codec.HEARTBEAT_FRAME)
-            self.flush()
-        self._wrote = False
-        self._tick = self._loop.call_later(self._interval, self._beat)
-
-    def _end(self, why: LostError) -> None:
+    def end(self, why: LostError) -> None:
+        """It has ended."""
         if self.fault is not None:
             return
         self.fault = why
         _open.discard(self)
         self._out.clear()
-        if self._tick is not None:
-            self._tick.cancel()
-        self._room.set()
-        if isinstance(why, RefusedError):
-            self._transport.close()
-        else:
-            self._transport.abort()
-        if not self.opened.done():
-            self.opened.set_exception(why)
-            self.opened.exception()
-        if self._closing is not None and not self._closing.done():
-            self._closing.set_result(None)
+        self._unblocked.set()
+        if self._writer is not None and not isinstance(why, RefusedError):
+            self._writer.transport.abort()
         for channel in list(self._channels.values()):
             channel.end(why)
-        self._channels.clear()
         self.on_lost(why)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from roster._clock import utc_now
 from roster.bus.amqp import binary, names
 from roster.bus.amqp.channel import Channel, Delivered
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.publishing import not_kept, published
 from roster.bus.amqp.settings import Settings

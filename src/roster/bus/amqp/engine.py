@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from roster.bus.amqp import dead, names
 from roster.bus.amqp.channel import Delivered
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection, let_go_of_all
 from roster.bus.amqp.delivery import AmqpDelivery
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.listening import AmqpSubscription

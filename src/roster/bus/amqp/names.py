@@ -6,7 +6,7 @@ import math
 from hashlib import blake2b
 
 from roster.bus.amqp import binary
-from roster.bus.amqp.codec import Properties, Table
+from roster.bus.amqp.envelope import Properties, Table
 from roster.bus.base import MAX_DEAD_LETTERS
 from roster.bus.message import MAX_TIMEOUT_MS, Message
 from roster.bus.topics import MAX_NAME_BYTES

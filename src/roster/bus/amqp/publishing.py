@@ -6,8 +6,8 @@ import asyncio
 
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Receipt
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.settings import Settings
 from roster.errors import BusUnavailableError

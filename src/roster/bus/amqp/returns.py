@@ -12,8 +12,8 @@ from collections.abc import Callable, Coroutine
 
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Delivered
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError
 from roster.bus.amqp.settings import Settings
 from roster.bus.message import Kind, Message

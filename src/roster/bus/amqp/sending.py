@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered, Receipt
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError
 from roster.bus.amqp.line import Line

@@ -14,9 +14,9 @@ from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.barriers import Barriers
 from roster.bus.amqp.channel import Channel, Delivered
-from roster.bus.amqp.codec import Properties
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
 from roster.bus.amqp.publishing import declare_main
 from roster.bus.amqp.returns import lost
