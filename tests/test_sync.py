@@ -73,7 +73,7 @@ _ASYNC_ONLY = {
     "Registry": {"store", "informer"},
     "Registration": {"begin", "lose", "seq", "ttl", "lost", "cordoned", "error"},
     "MindBus": {"bus"},
-    "Orchestrator": {"choose", "node", "refuse", "room", "rows"},
+    "Orchestrator": {"choose", "node", "nodes_with", "prepare", "refuse", "room", "rows"},
     "Node": {"serve"},
 }
 

@@ -351,6 +351,7 @@ class Node:
             io_hop=io_hop,
             shutdown=self._asked_to_end,
             show=presence.set_condition,
+            when_shown=presence.when_shown,
         )
         engine = Engine(
             key=self.key,

@@ -214,6 +214,23 @@ class Presence:
             except RegistryError:
                 return  # it has left, or was displaced: there is nothing to say any more
 
+    def when_shown(self, then: Callable[[], None]) -> None:
+        """Call `then` once: when the registry has been told the present state, or after two seconds all the same."""
+        self._tell()
+        showing = self._showing
+        if showing is None or showing.done():
+            then()
+            return
+        waiting = [then]
+
+        def call(_: object = None) -> None:
+            late.cancel()
+            while waiting:
+                waiting.pop()()
+
+        late = asyncio.get_running_loop().call_later(_SAY_DEADLINE, call)
+        showing.add_done_callback(call)
+
     def set_condition(
         self,
         type: str,

@@ -39,6 +39,7 @@ class Signals:
         io_hop: the way back to the I/O loop.
         shutdown: ends the node in good order; returns False if it cannot, since its program runs it otherwise.
         show: shows a condition of the node, or takes it away.
+        when_shown: calls a function when the registry has been told whether the node takes work.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Signals:
         io_hop: Hop,
         shutdown: Callable[[], bool],
         show: Callable[[str, Literal["False"] | None, str, str], None],
+        when_shown: Callable[[Callable[[], None]], None],
     ) -> None:
         self.engine: Engine | None = None
         self._key = key
@@ -58,6 +60,7 @@ class Signals:
         self._io_hop = io_hop
         self._shutdown = shutdown
         self._show = show
+        self._when_shown = when_shown
 
     def serve(self, delivery: Delivery) -> bool:
         """Serve a control message; return False if its signal is unknown. I/O loop."""
@@ -106,7 +109,10 @@ class Signals:
             "active_tasks": active,
             "reasons": reasons,
         }
-        engine.confirm(delivery, result)
+        if name == "shutdown":
+            engine.confirm(delivery, result)  # whoever leaves may not come to it later
+        else:
+            self._when_shown(lambda: engine.confirm(delivery, result))
         return True
 
     def _begin(self, function: Signal, data: dict[str, Any], delivery: Delivery) -> None:
