@@ -1,6 +1,6 @@
 """An orchestrator in a process of its own, which can be killed, and what it has noted of its calls.
 
-Run as `python -m chaos.caller FILE NAME...`: it waits for the agents of these names, then takes lines of JSON from its
+Run as `python -m chaos.caller FILE [NAME...]`: it waits for the agents of these names, then takes lines of JSON from its
 input, each the arguments of `chaos.load.send`, one after the other; it ends with its input. Registry and bus are those of
 the environment.
 """
@@ -96,8 +96,15 @@ class Caller:
         Raises:
             TimeoutError: it was not done in time, or has ended.
         """
-        await self._process.until("done", _DONE_WITHIN, prefix=prefix)
-        return self.outcome(prefix)
+        done = await self._process.until("done", _DONE_WITHIN, prefix=prefix)
+        outcome = self.outcome(prefix)
+        outcome.seconds, outcome.stall = done["seconds"], done["stall"]
+        return outcome
+
+    async def send(self, count: int, **load: Any) -> Outcome:
+        """Have it send commands, and return what came back."""
+        self.begin(count, **load)
+        return await self.done(load["prefix"])
 
     def outcome(self, prefix: str) -> Outcome:
         """Return what has come back so far of what begins with a prefix."""
@@ -124,8 +131,8 @@ async def _main(ledger: LedgerWriter, names: list[str]) -> None:
         ledger.write(what="ready")
         while line := await asyncio.to_thread(sys.stdin.readline):
             load = json.loads(line)
-            await send(orchestrator, load.pop("count"), note=Note(ledger), **load)
-            ledger.write(what="done", prefix=load["prefix"])
+            outcome = await send(orchestrator, load.pop("count"), note=Note(ledger), **load)
+            ledger.write(what="done", prefix=load["prefix"], seconds=outcome.seconds, stall=outcome.stall)
 
 
 if __name__ == "__main__":

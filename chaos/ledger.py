@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,10 @@ class Effects:
         """Commands whose work was finished more than once."""
         return [command for command, count in self.ended.items() if count > 1]
 
-    def running(self, node: str) -> list[str]:
-        """Return the commands that a node (`namespace/name`) has begun last, and neither finished nor stopped."""
-        return [
-            command
-            for command, nodes in self.nodes.items()
-            if nodes[-1] == node and self.ended[command] + self.stopped[command] < self.started[command]
-        ]
+    def running(self, node: str, moment: float = inf) -> list[str]:
+        """Return the commands that a node (`namespace/name`) had begun by a moment, and neither finished nor stopped."""
+        open_ = Counter[str]()
+        for line in self.lines:
+            if line["node"] == node and line["at"] <= moment:
+                open_[line["command"]] += 1 if line["what"] == "start" else -1
+        return [command for command, count in open_.items() if count > 0]

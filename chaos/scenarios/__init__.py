@@ -41,8 +41,8 @@ def _of_servers(function: Callable[[Options], Awaitable[Report]], within: float)
 
 
 ALL: dict[str, Scenario] = {
-    "kill-and-restart": _of_team(kill_and_restart),
-    "caller-kill": _of_team(caller_kill),
+    "kill-and-restart": _of_team(kill_and_restart, 240.0),
+    "caller-kill": _of_team(caller_kill, 240.0),
     "freeze": _of_team(freeze, 180.0),
     "rolling-restart": _of_team(rolling_restart),
     "blocked-loop": _of_team(blocked_loop),

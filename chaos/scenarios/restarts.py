@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chaos.caller import caller
+from chaos.caller import Caller, caller
 from chaos.leftovers import left_over
 from chaos.load import Outcome, send
 from chaos.report import Options, Report
 from chaos.team import Team, scene
 from roster import Orchestrator
+from roster._clock import boottime
 
 NAMES = ("a1", "a2", "a3", "a4")
 COUNT, CALM = 10_000, 2000
@@ -88,13 +89,17 @@ async def kill_and_restart(options: Options) -> Report:
     report = Report()
     async with (
         scene((options.registry, options.bus), NAMES) as (agents, orchestrator),
+        # Neither of them is this process, whose own work would be in the figures.
+        caller(agents, "first", NAMES) as first,
         caller(agents, "second", NAMES) as second,
     ):
 
         async def from_both(count: int, name: str) -> Outcome:
-            second.begin(count // 2, prefix=f"{name}-second-", **LOAD)
-            first = await send(orchestrator, count // 2, prefix=f"{name}-first-", **LOAD)
-            return first.merged(await second.done(f"{name}-second-"))
+            one, other = await asyncio.gather(
+                first.send(count // 2, prefix=f"{name}-first-", **LOAD),
+                second.send(count // 2, prefix=f"{name}-second-", **LOAD),
+            )
+            return one.merged(other)
 
         calm = await from_both(CALM, "calm")
         killer = Killer(agents, orchestrator)
@@ -130,7 +135,7 @@ def _judge(report: Report, calm: Outcome, outcome: Outcome, kills: int) -> None:
     report.fact("commands rerouted", len(outcome.rerouted))
     report.fact("slowest failover, loss to next node", f"{max(outcome.gaps, default=0) * 1e3:.1f} ms")
     report.fact("slowest rerouted answer, call to answer", f"{max(outcome.rerouted, default=0) * 1e3:.1f} ms")
-    report.fact("the caller's own process got no turn for at most", f"{outcome.stall * 1e3:.1f} ms")
+    report.fact("the callers' own processes got no turn for at most", f"{outcome.stall * 1e3:.1f} ms")
     report.fact("lost / answered twice to the caller", f"{outcome.lost} / {outcome.twice}")
     for command, error in list(outcome.errors.items())[:5]:
         report.fact(f"error of {command}", error)
@@ -149,30 +154,40 @@ def _judge(report: Report, calm: Outcome, outcome: Outcome, kills: int) -> None:
 async def caller_kill(options: Options) -> Report:
     """The same while the second caller, too, is killed with -9 and started again, each time together with an agent."""
     report = Report()
-    lives: list[Outcome] = []
-    struck = 0
-    async with scene((options.registry, options.bus), NAMES) as (agents, orchestrator):
-        calm = await send(orchestrator, CALM, prefix="calm-", **{**LOAD, "rate": RATE})
+    ended: list[Caller] = []
+    killed: list[tuple[str, float]] = []
+    load = {**LOAD, "rate": RATE}
+    async with (
+        scene((options.registry, options.bus), NAMES) as (agents, orchestrator),
+        caller(agents, "first", NAMES) as first,
+    ):
+        calm = await first.send(CALM, prefix="calm-", **load)
         killer = Killer(agents, orchestrator)
 
         async def kill_callers() -> None:
-            nonlocal struck
-            life = f"second-{len(lives)}-"
-            async with caller(agents, life, NAMES) as second:
+            life = _life(len(ended))
+            # It is not for it to wait until nobody is being killed.
+            async with caller(agents, life, ()) as second:
                 # Longer work than the first caller's: there is always some of it in an agent's hands.
                 second.begin(COUNT, **{**LOAD, "prefix": life, "rate": RATE / 4, "seconds": 0.05})
                 await asyncio.sleep(CALLER_LIVES)
                 async with killer.turn() as victim:
-                    held = agents.effects().running(f"chaos/{victim}")
-                    struck += sum(command.startswith(life) for command in held)
+                    killed.append((f"chaos/{victim}", boottime()))
                     await second.kill()
-                lives.append(second.outcome(life))
+                ended.append(second)
 
         async with _troubled(kill_callers), _troubled(killer.kill):
-            outcome = await send(orchestrator, COUNT, prefix="first-", **{**LOAD, "rate": RATE})
+            outcome = await first.send(COUNT, prefix="first-", **load)
         await agents.ready(orchestrator, NAMES)
         left = await left_over(options.broker, orchestrator, NAMES)
         letters = await orchestrator.bus.dead_letters()
+        lives = [second.outcome(_life(number)) for number, second in enumerate(ended)]
+        effects = agents.effects()
+    struck = sum(
+        command.startswith(_life(number))
+        for number, (victim, when) in enumerate(killed)
+        for command in effects.running(victim, when)
+    )
     out = [len(life.began) - len(life.taken) for life in lives]
     called, answered = (
         sum(map(len, each)) for each in zip(*((life.began, life.answers) for life in lives), strict=True)
@@ -194,6 +209,11 @@ async def caller_kill(options: Options) -> Report:
     report.promise("the other's calls failed by its own death alone", not any(life.errors for life in lives))
     report.promise(f"nothing is left in a queue or in anybody's hands {left or ''}", not left)
     return report
+
+
+def _life(number: int) -> str:
+    """What a caller that was started again is called, and its commands begin with."""
+    return f"second-{number}-"
 
 
 async def rolling_restart(options: Options) -> Report:
