@@ -42,6 +42,7 @@ class Team:
     capabilities: Sequence[Mapping[str, Any] | str] = ("work",)
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     starts: int = 0
+    _all: list[asyncio.subprocess.Process] = field(default_factory=list)
 
     @property
     def ledger(self) -> Path:
@@ -101,6 +102,7 @@ class Team:
                 stdout=log,
                 stderr=log,
             )
+        self._all.append(self.processes[name])
         self.starts += 1
 
     async def kill(self, name: str) -> None:
@@ -155,10 +157,10 @@ class Team:
 
     async def end(self) -> None:
         """End every process that was started, frozen ones too."""
-        for process in self.processes.values():
+        for process in self._all:
             if process.returncode is None:
                 process.kill()
-        for process in self.processes.values():
+        for process in self._all:
             await process.wait()
 
 
