@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from chaos.caller import Caller, caller
+from chaos.ledger import Effects
 from chaos.leftovers import left_over
 from chaos.load import Outcome, send
 from chaos.report import Options, Report
@@ -111,14 +112,14 @@ async def kill_and_restart(options: Options) -> Report:
         effects = agents.effects()
     report.fact("commands", f"{len(outcome.began)} in {outcome.seconds:.1f} s, of 2 callers")
     report.fact("kills and restarts", killer.kills)
-    _judge(report, calm, outcome, killer.kills)
+    _judge(report, calm, outcome, effects, killer.kills)
     report.fact("work finished twice (its first executor was killed)", len(effects.finished_twice))
     report.promise("0 lost", len(outcome.answers) == COUNT and outcome.lost == 0)
     report.promise(f"nothing is left in a queue or in anybody's hands {left or ''}", not left)
     return report
 
 
-def _judge(report: Report, calm: Outcome, outcome: Outcome, kills: int) -> None:
+def _judge(report: Report, calm: Outcome, outcome: Outcome, effects: Effects, kills: int) -> None:
     """What is promised of callers that live, whoever else dies."""
     normal = calm.quantile(0.99)
     report.fact(
@@ -135,6 +136,8 @@ def _judge(report: Report, calm: Outcome, outcome: Outcome, kills: int) -> None:
     report.fact("commands rerouted", len(outcome.rerouted))
     report.fact("slowest failover, loss to next node", f"{max(outcome.gaps, default=0) * 1e3:.1f} ms")
     report.fact("slowest rerouted answer, call to answer", f"{max(outcome.rerouted, default=0) * 1e3:.1f} ms")
+    for command in sorted(outcome.answers, key=outcome.taken.__getitem__)[-3:]:
+        report.fact(f"where the time went: {command}", _course(command, outcome, effects))
     report.fact("the callers' own processes got no turn for at most", f"{outcome.stall * 1e3:.1f} ms")
     report.fact("lost / answered twice to the caller", f"{outcome.lost} / {outcome.twice}")
     for command, error in list(outcome.errors.items())[:5]:
@@ -149,6 +152,19 @@ def _judge(report: Report, calm: Outcome, outcome: Outcome, kills: int) -> None:
         f"the slowest answer is at most {WORST_OVER_NORMAL:g} s over the normal p99",
         outcome.slowest <= normal + WORST_OVER_NORMAL,
     )
+
+
+def _course(command: str, outcome: Outcome, effects: Effects) -> str:
+    """Tell when a command was sent, begun and ended, in milliseconds after its call, and where."""
+    began, answer = outcome.began[command], outcome.answers[command]
+    course = [(attempt.started, f"to {attempt.node}") for attempt in answer.attempts]
+    course += [
+        (line["at"] - began, f"{line['what']} {line['node']}")
+        for line in effects.lines
+        if line["command"] == command
+    ]
+    course += [(outcome.taken[command], "answered")]
+    return ", ".join(f"{at * 1e3:.0f} {what}" for at, what in sorted(course))
 
 
 async def caller_kill(options: Options) -> Report:
@@ -200,7 +216,7 @@ async def caller_kill(options: Options) -> Report:
     )
     report.fact("of the latter, begun by the agent killed with it", struck)
     report.fact("dead letters", len(letters))
-    _judge(report, calm, outcome, killer.kills)
+    _judge(report, calm, outcome, effects, killer.kills)
     report.promise(
         "the other was killed at least 3 times, always with work out, some of it in the agent killed with it",
         len(lives) >= 3 and min(out) > 0 and struck > 0,
