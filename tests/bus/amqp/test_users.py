@@ -61,6 +61,7 @@ def team() -> Iterator[Team]:
             broker = stack.enter_context(RabbitMQ(directory / "broker"))
         except ServerMissingError as error:
             not_here("rabbitmq", str(error))
+        broker.settle()
         commands = re.sub(r"^\$ ", "", block.text, flags=re.MULTILINE)
         commands = re.sub(r"(?<= )secrets\b", f"{directory}/secrets", commands)
         done = subprocess.run(
