@@ -25,6 +25,7 @@ from typing import Any
 from roster import NodePassport
 from roster.bus.amqp import names
 from roster.errors import RosterError
+from roster.node.presence import bindings_of
 
 # How permissions name the default exchange, by which commands and answers go, and the queues that the broker names.
 DEFAULT, OWN = "amq.default", r"amq\.gen-.*"
@@ -67,17 +68,13 @@ def node(passport: NodePassport, *, events: bool) -> User:
     queue = passport.mindbus_queue
     own = exactly([names.command_queue(queue), names.control_queue(queue)])
     main = exactly([names.MAIN])
-    name, namespace = passport.name, passport.namespace
-    keys = [f"ctl.{name}.{namespace}.#", f"ctl.all.{namespace}.#", "ctl.all.all.#"]
-    if passport.mindbus_routing_key:
-        keys.append(passport.mindbus_routing_key)
     return User(
         f"{passport.namespace}.{passport.name}",
         configure=only(*own),
         write=only(*own, *exactly([DEFAULT]), *(main if events else [])),
         read=only(*own, *main),
         publishes=r"^evt\." if events else "^$",
-        hears=only(*exactly(keys)),
+        hears=only(*exactly(bindings_of(passport))),
     )
 
 

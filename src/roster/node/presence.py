@@ -31,6 +31,13 @@ _TAKEOVER_WAIT = 15.0
 _SAY_DEADLINE = 2.0
 
 
+def bindings_of(passport: NodePassport) -> list[str]:
+    """Return the keys of what a node hears beside its own queue's commands: control, and its routing key."""
+    name, namespace = passport.name, passport.namespace
+    keys = [f"ctl.{name}.{namespace}.#", f"ctl.all.{namespace}.#", "ctl.all.all.#"]
+    return [*keys, passport.mindbus_routing_key] if passport.mindbus_routing_key else keys
+
+
 class Presence:
     """Lives on the I/O loop, between the engine and the registry."""
 
@@ -126,10 +133,7 @@ class Presence:
 
     async def _serve(self, engine: Engine) -> None:
         assert self._bus is not None  # noqa: S101 - start() opened it
-        name, namespace = self.passport.name, self.passport.namespace
-        bindings = [f"ctl.{name}.{namespace}.#", f"ctl.all.{namespace}.#", "ctl.all.all.#"]
-        if self.passport.mindbus_routing_key:
-            bindings.append(self.passport.mindbus_routing_key)
+        bindings = bindings_of(self.passport)
         until = boottime() + (_TAKEOVER_WAIT if self._takeover else 0.0)
         while True:
             try:

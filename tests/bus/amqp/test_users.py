@@ -25,6 +25,7 @@ from roster import MindBus, NodePassport, Orchestrator
 from roster.bus import Message
 from roster.bus.amqp import AmqpBus
 from roster.errors import BusUnavailableError, CallTimeoutError, Code, DeliveryError
+from roster.node.presence import bindings_of
 from servers import RabbitMQ, ServerMissingError
 
 SCRIPT = ROOT / "deploy" / "rabbitmq_users.py"
@@ -248,7 +249,8 @@ def less(user: Any, field: str) -> list[Any]:
 
 
 Probe = Callable[[Team, str], Awaitable[None]]
-KEYS = ["cmd.writer.#", "ctl.writer-001.ai-team.#", "ctl.all.ai-team.#", "ctl.all.all.#"]
+PASSPORT = NodePassport.load(ROOT / "examples" / "passports" / "writer-001.yaml")
+KEYS = bindings_of(PASSPORT)
 
 
 async def serves(team: Team, user: str) -> None:
@@ -297,9 +299,8 @@ async def does(probe: Probe, team: Team, user: str) -> bool:
 
 async def test_no_permission_is_idle(team: Team, tmp_path: Path) -> None:
     users = script()
-    passport = NodePassport.load(ROOT / "examples" / "passports" / "writer-001.yaml")
     roles: list[tuple[Any, Probe]] = [
-        (users.node(passport, events=False), serves),
+        (users.node(PASSPORT, events=False), serves),
         (users.orchestrator("caller", [QUEUE]), calls),
         (users.observer("watcher"), observes),
         (users.operator("chief"), operates),
