@@ -71,6 +71,24 @@ async def test_work_that_must_not_run_twice_is_not_sent_again_after_a_kill() -> 
         assert agents.effects().started["once"] == 1
 
 
+async def test_what_has_begun_is_never_called_unsent_even_when_nobody_is_left_to_try() -> None:
+    async with (
+        team(None, None, ttl=2.0) as agents,
+        Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
+    ):
+        await agents.start("a1")
+        await agents.ready(orchestrator, ["a1"])
+        call = asyncio.create_task(
+            orchestrator.call("work", {"command": "begun", "seconds": 30}, timeout=60, namespace="chaos")
+        )
+        await eventually(lambda: _begun(agents, "begun", 1))
+        await agents.kill("a1")
+        with pytest.raises(NoCapableNodesError) as caught:
+            await call
+        assert caught.value.outcome == "unknown"
+        assert caught.value.attempts[0].outcome == "unknown"
+
+
 async def test_a_command_that_kills_three_agents_is_not_tried_on_a_fourth(tmp_path: Path) -> None:
     async with (
         team(None, None) as agents,

@@ -287,12 +287,13 @@ class Call:
         """Wait for room; return whether the call was woken."""
         left = self.deadline - boottime()
         if self.on_busy == "fail" or left <= 0:
-            raise AllNodesBusyError(
-                error.summary,
-                capability=self.query.capability,
-                retry_after=error.retry_after,
-                passed_over=error.passed_over,
-                attempts=self.attempts,
+            self._give_up(
+                AllNodesBusyError(
+                    error.summary,
+                    capability=self.query.capability,
+                    retry_after=error.retry_after,
+                    passed_over=error.passed_over,
+                )
             )
         if self._place is None:
             self._place = self.team.waiting.place(self.priority)
@@ -318,11 +319,10 @@ class Call:
                 left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))
             ):
                 self._give_up(self._last)
-            raise NoCapableNodesError(
-                error.summary,
-                capability=self.query.capability,
-                passed_over=error.passed_over,
-                attempts=self.attempts,
+            self._give_up(
+                NoCapableNodesError(
+                    error.summary, capability=self.query.capability, passed_over=error.passed_over
+                )
             )
         await asyncio.sleep(min(left, pause(self._refusals, self.team.rng)))
         self._tried.clear()
@@ -544,6 +544,9 @@ class Call:
 
     def _give_up(self, error: CallError) -> NoReturn:
         error.attempts = tuple(self.attempts)
+        if any(attempt.outcome == "unknown" for attempt in self.attempts):
+            # Whatever became of the last try, an earlier one may have done the work.
+            error.outcome = "unknown"
         raise error
 
 
