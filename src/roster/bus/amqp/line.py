@@ -99,7 +99,7 @@ class Line:
                     await self._prepare(connection)
                     if connection.fault is not None:
                         raise connection.fault
-                except LostError:
+                except BaseException:  # also when it is given up by whoever closes
                     connection.abort("it could not be prepared")
                     raise
             except LostError as error:
