@@ -16,6 +16,8 @@
     │   ├── NameConflictError        a live process holds this name
     │   └── NodeNotFoundError        no such node
     ├── NodeError                an agent contradicts its passport, or cannot start
+    ├── CardError                a step of a process card cannot be carried out as it is written
+    │   └── ExpressionError          an expression in it has no value
     └── CallError                a command did not bring back a result
         ├── NoCapableNodesError      nobody can do it
         ├── AllNodesBusyError        those who can have no room
@@ -189,6 +191,34 @@ class NodeNotFoundError(RegistryError, LookupError):
 
 class NodeError(RosterError):
     """An agent contradicts its passport, or cannot start or serve."""
+
+
+class CardError(RosterError):
+    """A step of a process card cannot be carried out as it is written: a variable that is too large, an expression without a
+    value.
+
+    Attributes:
+        step: the step's id.
+        field: where in the step, such as `params.topic`.
+        reason: the message without them.
+    """
+
+    def __init__(self, reason: str, *, step: str, field: str) -> None:
+        self.step = step
+        self.field = field
+        self.reason = reason
+        super().__init__(f"step {step}: {field}: {reason}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.reason, self.step, self.field)
+
+
+def _remake(kind: type[CardError], reason: str, step: str, field: str) -> CardError:
+    return kind(reason, step=step, field=field)
+
+
+class ExpressionError(CardError, ValueError):
+    """An expression has no value: a name that is not set, types that do not compare, a value over a limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roster._durations import show_duration
 from roster._text import safe
 from roster.cli.call import Result, print_result
-from roster.cli.durations import show_duration
 from roster.cli.encode import to_json
 from roster.cli.listing import as_list
 from roster.cli.options import AnyNamespace, SelectorText, seconds

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from roster._durations import show_duration
 from roster.cli.complete import complete_objects
-from roster.cli.durations import show_duration
 from roster.cli.encode import to_json
 from roster.cli.listing import last_seen
 from roster.cli.names import node_ref, scope, split_objects

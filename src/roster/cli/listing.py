@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from roster.cli.durations import show_duration
+from roster._durations import show_duration
 from roster.cli.output import Listing, Output
 from roster.cli.table import Column, Table
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from roster._durations import parse_duration
 from roster.cli.complete import complete_namespaces
-from roster.cli.durations import parse_duration
 from roster.cli.failures import BROKEN_PIPE, silence_stdout
 from roster.cli.logs import show, wanted_format
 from roster.cli.session import Session

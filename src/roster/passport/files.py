@@ -14,21 +14,14 @@ from roster.passport.reading import read
 from roster.passport.words import escape
 
 
-@dataclass(frozen=True, slots=True)
-class FileReport:
-    """What was found in one file.
+class Findings:
+    """What is wrong in one file, said line by line; the reports of passports and of cards are made on it."""
 
-    Attributes:
-        source: the file's name.
-        passports: the good passports in it.
-        faults: everything that is wrong; empty when the file is good.
-        warnings: what is allowed but probably not meant.
-    """
+    __slots__ = ()
 
     source: str
-    passports: tuple[NodePassport, ...] = ()
-    faults: tuple[Fault, ...] = ()
-    warnings: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...]
+    warnings: tuple[Fault, ...]
 
     @property
     def ok(self) -> bool:
@@ -44,8 +37,25 @@ class FileReport:
         return DocumentError(escape(self.source), self.warnings).lines()
 
 
-def read_file(path: Path) -> bytes:
-    """Return a file's bytes, one more than the limit at most; a larger file is never read whole.
+@dataclass(frozen=True, slots=True)
+class FileReport(Findings):
+    """What was found in one file.
+
+    Attributes:
+        source: the file's name.
+        passports: the good passports in it.
+        faults: everything that is wrong; empty when the file is good.
+        warnings: what is allowed but probably not meant.
+    """
+
+    source: str
+    passports: tuple[NodePassport, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+
+
+def read_file(path: Path, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Return a file's bytes; a file of more than `limit` is never read whole.
 
     Raises:
         DocumentError: it cannot be read, is no file, or is too large.
@@ -58,15 +68,15 @@ def read_file(path: Path) -> bytes:
                 source, [Fault("", "this is not a regular file: name a file of YAML or JSON")]
             )
         with path.open("rb") as file:
-            raw = file.read(MAX_FILE_BYTES + 1)
+            raw = file.read(limit + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, DocumentError):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else escape(str(error))
         raise DocumentError(source, [Fault("", f"cannot read the file: {reason}")]) from None
-    if len(raw) > MAX_FILE_BYTES:
+    if len(raw) > limit:
         raise DocumentError(
-            source, [Fault("", f"the file is larger than {MAX_FILE_BYTES // 1024} KiB: make it smaller")]
+            source, [Fault("", f"the file is larger than {limit // 1024} KiB: make it smaller")]
         )
     return raw
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from roster._clock import seconds_since
+from roster._durations import show_duration
 from roster.cli.doctor.finding import Finding, fail, few, ok, warn
 from roster.cli.doctor.store import Listing
-from roster.cli.durations import show_duration
 from roster.errors import ConfigError
 from roster.registry import NodeRecord
 from roster.registry.keys import node_key

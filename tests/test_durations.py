@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from roster.cli.durations import parse_duration, show_duration
+from roster._durations import parse_duration, show_duration
 
 
 @pytest.mark.parametrize(
