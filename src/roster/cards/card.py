@@ -113,6 +113,16 @@ class ProcessCard:
 
         return from_dict(obj, source, limits)
 
+    def written(self, path: Path) -> Any:
+        """Return what stands in the document at a path; None where nothing does."""
+        value: Any = self.document
+        for step in path:
+            try:
+                value = value[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return value
+
     @property
     def digest(self) -> str:
         """What a run is pinned to: equal for documents that say the same, whatever the order of their keys."""

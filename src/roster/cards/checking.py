@@ -77,7 +77,7 @@ def check(card: ProcessCard, *, strategies: Collection[str] = (), source: str = 
         DocumentError: lists every fault.
     """
     report = Report(dict(card.places))
-    look_into(Reading(card, report, False), strategies)
+    look_into(Reading(card, report), strategies)
     if report.faults:
         raise DocumentError(source, report.sorted_faults()[:MAX_FAULTS])
 
@@ -89,8 +89,7 @@ def look_into(reading: Reading, strategies: Collection[str]) -> None:
         return
     flow = Flow(card)
     reached = flow.reached()
-    if not reading.guessed:
-        _unreached(card, flow, reached, report)
+    _unreached(card, flow, reached, report)
     _endless(flow, reached, report)
     variables = Variables(card, flow, reached)
     for use in variables.unsure():

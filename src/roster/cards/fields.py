@@ -47,6 +47,12 @@ def is_variable(text: str) -> bool:
     return len(text) <= MAX_ID and _VARIABLE.fullmatch(text) is not None and text not in _WORDS
 
 
+def is_card_file(text: str) -> bool:
+    """Tell whether `text` names a file that a card may name: whoever writes a card must not read the machine's files."""
+    parts = text.split("/")
+    return 0 < len(text) <= 255 and text.isprintable() and "\\" not in text and not {"", ".."} & set(parts)
+
+
 def seconds(value: Any) -> float | None:
     """Return a duration as a card has it in seconds; None where it is none."""
     if isinstance(value, bool):
@@ -132,7 +138,10 @@ _SELECTOR = Either(
 )
 _TARGET = Text('the id of a step in this list of steps, or "complete"', is_id)
 _FALLBACK = Text('"abort", "continue", "escalate", or the id of a step', is_id)
-_MAP = MapOf(_ANY_TEXT, Anything())
+_CARD = Text(
+    "the file of a card in this card's folder or below it, such as parts/research.yaml",
+    lambda text: is_card_file(text),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +327,7 @@ def steps(limits: Limits) -> Mapping[str, Object]:
         "subprocess": Object(
             {
                 **common,
-                "card": Field(_SHORT, "The file of the card that is run.", required=True),
+                "card": Field(_CARD, "The file of the card that is run.", required=True),
                 **params,
                 **output,
                 **timeout,

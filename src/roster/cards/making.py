@@ -59,7 +59,6 @@ class Maker:
 
     Attributes:
         steps: what has been made, by id.
-        guessed: whether a jump leads nowhere and nothing near it.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class Maker:
         self.limits = limits
         self.visits = visits
         self.steps: dict[str, Step] = {}
-        self.guessed = False
         self._ids = ids
         self._broken = broken
 
@@ -81,29 +79,31 @@ class Maker:
             self.steps[draft.id] = _StepMaker(self, draft, inside, following).step()
         return Block(tuple(draft.id for draft in drafts))
 
-    def target(self, said: str, path: Path, inside: Mapping[str, Any], following: str | None) -> str | None:
-        """Return the id that a jump names; what leads nowhere is reported, and leads to what was probably meant."""
+    def target(
+        self, said: str, path: Path, inside: Mapping[str, Any], following: str | None, own: str
+    ) -> str | None:
+        """Return the id that a jump of the step `own` names.
+
+        What leads nowhere is reported. So that the rest of the card can be judged, it leads to what was probably meant, else
+        to the following step.
+        """
         if said in inside:
             return said
         if said == COMPLETE:
             return None
         if said in self._broken:
-            self.guessed = True
             return following
         if said in self._ids:
             self.report.fault(
                 path,
                 f"the step {quote(said)} stands in another list of steps: a jump cannot leave or enter one",
             )
-            self.guessed = True
             return following
         near = difflib.get_close_matches(said[:100], inside, n=1)
         hint = f", did you mean {quote(near[0])}?" if near else f" (there are {_few(list(inside))})"
         self.report.fault(path, f"no step {quote(said)} in this list of steps{hint}")
-        if near:
-            return str(near[0])
-        self.guessed = True
-        return following
+        # A step that leads to itself was hardly meant, and would have the rest reported as unreached.
+        return near[0] if near and near[0] != own else following
 
     def inner(self, drafts: list[Draft]) -> Block | None:
         """Make the steps of a block inside another step; None when there are none."""
@@ -221,7 +221,9 @@ class _StepMaker:
 
     def _parallel(self, common: dict[str, Any]) -> Step:
         blocks = [block for drafts in self._draft.blocks if (block := self._maker.inner(drafts)) is not None]
-        number = max(1, len(blocks))
+        if not blocks:
+            return JumpStep(**common)
+        number = len(blocks)
         said = self._data.get("wait_for")
         need = number
         if said == "any":
@@ -248,6 +250,8 @@ class _StepMaker:
             )
         elif isinstance(source, list) and len(source) > self._limits.items:
             self._report.fault(self._at("items"), f"more than {self._limits.items} items")
+        if not blocks:
+            return JumpStep(**common)
         variable = of_type(str, self._data.get("as"), "item")
         for name in (variable, f"{variable}_index"):
             if name in GIVEN:
@@ -258,7 +262,7 @@ class _StepMaker:
             **common,
             items=items,
             variable=variable,
-            body=blocks[0] if blocks else Block((self._draft.id,)),
+            body=blocks[0],
             max_concurrency=of_type(int, self._data.get("max_concurrency"), 1),
         )
 
@@ -271,7 +275,7 @@ class _StepMaker:
         said = self._data.get(name)
         if not isinstance(said, str):
             return default
-        return self._maker.target(said, self._at(name), self._inside, self._following)
+        return self._maker.target(said, self._at(name), self._inside, self._following, self._draft.id)
 
     def _fallback(self, data: dict[str, Any], inside: tuple[str, ...], name: str) -> Fallback:
         said = data.get(name)
@@ -282,7 +286,10 @@ class _StepMaker:
                 return Fallback(said)
             case _:
                 return Fallback(
-                    "goto", self._maker.target(said, self._at(*inside, name), self._inside, self._following)
+                    "goto",
+                    self._maker.target(
+                        said, self._at(*inside, name), self._inside, self._following, self._draft.id
+                    ),
                 )
 
     def _retry(self) -> Retry:

@@ -27,12 +27,10 @@ class Reading:
     Attributes:
         card: the card as far as it could be made out, also where there are faults; None where there is nothing to look at.
         report: faults and warnings.
-        guessed: whether a jump leads nowhere and nothing near it: then nothing can be said of what is reached.
     """
 
     card: ProcessCard | None
     report: Report
-    guessed: bool
 
 
 def parse(text: str | bytes, source: str, limits: Limits) -> ProcessCard:
@@ -82,7 +80,7 @@ def read_card(document: Document, source: str, limits: Limits) -> Reading:
     value = document.value
     if not isinstance(value, dict):
         report.fault((), f"expected a process card (a map with steps), found {describe(value)}")
-        return Reading(None, report, False)
+        return Reading(None, report)
     check_tree(value, report)
     is_bare = "spec" not in value
     spec: Any = value
@@ -100,7 +98,7 @@ def read_card(document: Document, source: str, limits: Limits) -> Reading:
     if value.get("apiVersion") == fields.OLDER_API_VERSION:
         report.warn(("apiVersion",), f"{fields.OLDER_API_VERSION} is read as ai-team.dev/v1: write that")
     if not isinstance(spec, dict):
-        return Reading(None, report, False)
+        return Reading(None, report)
     return _Reader(report, limits).card(document, spec, at, is_bare=is_bare, source=source)
 
 
@@ -129,7 +127,7 @@ class _Reader:
             self._bounded(first, (*at, "variables", name))
         drafts = self._list(spec.get("steps"), (*at, "steps"), 0) if spec.get("steps") is not None else []
         if not drafts or self._found > self._limits.steps:
-            return Reading(None, self._report, False)
+            return Reading(None, self._report)
         for draft in _all(drafts):
             self._name(draft)
         _make_up_ids(drafts, "step-", self._ids)
@@ -156,7 +154,7 @@ class _Reader:
             places=document.places,
             warnings=tuple(self._report.sorted_warnings()),
         )
-        return Reading(card, self._report, maker.guessed)
+        return Reading(card, self._report)
 
     def _bounded(self, value: Any, path: Path) -> None:
         try:

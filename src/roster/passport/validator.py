@@ -28,6 +28,8 @@ MAX_SCHEMA_DEPTH = 32
 MAX_FAULTS = 100
 _REGEX_BYTES = 1024 * 1024
 _CACHED = 512
+# What is said of a field that the schema does not know, whatever its value.
+UNKNOWN = "unknown, and no others than the known are allowed"
 
 
 class SchemaValidator:
@@ -252,10 +254,7 @@ def _explain(error: jsonschema_rs.ValidationError, instance: Any) -> list[tuple[
             name = details["property"]
             return [((*path, str(name)), "required, and missing")]
         case "additionalProperties" | "unevaluatedProperties":
-            return [
-                ((*path, str(name)), "unknown, and no others than the known are allowed")
-                for name in details["unexpected"]
-            ]
+            return [((*path, str(name)), UNKNOWN) for name in details["unexpected"]]
         case "enum":
             options = ", ".join(_short_json(option) for option in details["options"][:10])
             return [(path, f"expected one of {options}, found {describe(found)}")]
