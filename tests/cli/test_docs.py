@@ -28,6 +28,32 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cli.md"
 
 
+CARD = """\
+name: article
+steps:
+  - id: write
+    action: write_article
+    params: {topic: "${input.topic}"}
+    output: draft
+  - id: edit
+    action: edit_text
+    params: {text: "${draft.article}"}
+    output: draft
+"""
+BAD_CARD = """\
+name: bad
+steps:
+  - id: write
+    action: write_articel
+    params: {topic: "${input.topic}"}
+    output: draft
+  - id: good_enough
+    condition: ${review.score} >= 8
+    then: complete
+    else: wirte
+"""
+
+
 @dataclass
 class Shown:
     """One command of the page."""
@@ -92,6 +118,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (directory / "node_passport.yaml").write_text(
         f"{head}  name: sensor-001\nspec:\n  capabilities: [{{name: measure}}]\n"
     )
+    (directory / "cards").mkdir()
+    (directory / "cards" / "article.yaml").write_text(CARD)
+    (directory / "cards" / "bad.yaml").write_text(BAD_CARD)
     options = {"registry_url": f"sqlite://{directory}/registry.db", "bus_url": f"local://{directory}/bus"}
     nodes = [
         writer("writer-001", **options),

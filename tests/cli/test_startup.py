@@ -21,11 +21,12 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control", "dead",
+    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control", "dead", "card",
 )  # fmt: skip
 
 _SUBCOMMANDS = (
     "control pause", "control resume", "control stop", "dead list", "dead show", "dead retry", "dead drop",
+    "card validate", "card graph",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from typer.main import get_command
 from roster._version import __version__
 from roster.cli import (
     call,
+    card,
     completion,
     control,
     dead,
@@ -133,6 +134,9 @@ _add(tap.tap, "tap", tap.EXAMPLES)
 _add(migrate.migrate, "migrate", migrate.EXAMPLES)
 _add(transfer.export, "export", transfer.EXPORT_EXAMPLES)
 _add(transfer.import_, "import", transfer.IMPORT_EXAMPLES)
+_cards = _group("card", card.root, card.EXAMPLES)
+_add(card.validate, "validate", card.VALIDATE_EXAMPLES, _cards)
+_add(card.graph, "graph", card.GRAPH_EXAMPLES, _cards)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from roster.cli.inputs import STDIN, files_in, from_stdin
 from roster.cli.output import Data
 from roster.cli.session import Session
-from roster.errors import ConfigError
 
 if TYPE_CHECKING:
     from roster.passport import FileReport
@@ -29,7 +26,6 @@ SCHEMA_EXAMPLES = (
     "roster schema > passport.schema.json",
     "roster schema -o yaml",
 )
-_SUFFIXES = (".yaml", ".yml", ".json")
 _MAX_STDIN = 8 * 1024 * 1024
 
 
@@ -81,25 +77,9 @@ def schema(
 def _reports(path: Path) -> list[FileReport]:
     from roster.passport import validate_files
 
-    if str(path) == "-":
+    if str(path) == STDIN:
         return [_stdin_report()]
-    if path.is_dir():
-        found = list(_passports_in(path))
-        if not found:
-            raise ConfigError(
-                f"the directory {path} holds no *.yaml, *.yml or *.json: name another, or a file"
-            )
-        return validate_files(found)
-    return validate_files([path])
-
-
-def _passports_in(directory: Path) -> Iterator[Path]:
-    # os.walk, because it does not follow links to directories: a loop of them would never end.
-    for folder, folders, names in os.walk(directory):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith(_SUFFIXES) and not name.startswith("."):
-                yield Path(folder, name)
+    return validate_files(files_in(path))
 
 
 def _stdin_report() -> FileReport:
@@ -107,7 +87,7 @@ def _stdin_report() -> FileReport:
 
     # The passport layer bounds what it reads from a file; a pipe is bounded here, one byte above any limit of its.
     with tempfile.NamedTemporaryFile(prefix="roster-", suffix=".yaml") as file:
-        file.write(sys.stdin.buffer.read(_MAX_STDIN))
+        file.write(from_stdin(_MAX_STDIN))
         file.flush()
         return replace(validate_files([file.name])[0], source="<stdin>")
 
