@@ -82,10 +82,8 @@ class Duration:
         """Report what is no such duration."""
         found = seconds(value)
         if found is None or found > self.most or (found == 0 and not self.zero):
-            least = "from 0" if self.zero else "above 0"
-            report.expected(
-                path, f"a duration {least} and at most {self.most:g} seconds, such as 30, 5s or 1h30m", value
-            )
+            bounds = f"from 0 to {self.most:g}" if self.zero else f"above 0 and at most {self.most:g}"
+            report.expected(path, f"a duration {bounds} seconds, such as 30, 5s or 1h30m", value)
 
     def schema(self) -> JsonSchema:
         """Return what JSON Schema can say of it."""

@@ -178,9 +178,7 @@ def _tokens(text: str, start: int, *, embedded: bool) -> tuple[list[_Token], int
             out.append(_Token(kind, word, at))
         at = found.end()
     if embedded:
-        raise SyntaxFault(
-            "${ is not closed: write } behind the expression, or $${ if the text itself is meant", start - 2
-        )
+        raise SyntaxFault("${ is not closed: write } behind the expression", start - 2)
     return out, at
 
 
