@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.engines import not_here
 
 from roster.errors import ConfigError, StoreDeniedError, StoreUnavailableError
-from roster.store import Hint, Store, open_store
+from roster.store import Batch, Hint, Store, open_store
 from servers import Certificates, Consul
 
 # What docs/stores.md tells people to give a node.
@@ -149,7 +149,7 @@ async def test_who_may_no_longer_look_is_not_shown_an_empty_store(guarded: Consu
         await owner.delete("/ai-team/seen")
 
 
-async def _no_deletion(batches) -> None:  # type: ignore[no-untyped-def]
+async def _no_deletion(batches: AsyncIterator[Batch]) -> None:
     async for batch in batches:
         assert not batch.snapshot
         assert all(change.type == "put" for change in batch.changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import cast
 
 import pytest
@@ -17,7 +18,7 @@ from roster.store.consul.listings import Versions
 from roster.store.consul.watch import Watch
 
 
-async def _changes(batches, number: int) -> list[Batch]:  # type: ignore[no-untyped-def]
+async def _changes(batches: AsyncIterator[Batch], number: int) -> list[Batch]:
     found: list[Batch] = []
     async with asyncio.timeout(15):
         while sum(len(batch.changes) for batch in found) < number:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from roster._address import Hosts, Tls
+from roster._address import Hosts
+from roster._tls import client_context
 from roster.bus.url import BusURL
-from roster.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,8 @@ def settings_of(url: BusURL) -> Settings:
         url.vhost,
         url.username,
         url.password,
-        _context(url.tls, url.display) if url.tls else None,
+        client_context(url.tls, url.display) if url.tls else None,
         url.display,
         url.heartbeat,
         float(url.timeout),
     )
-
-
-def _context(tls: Tls, display: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.cert is not None:
-            # Without a password of its own OpenSSL would ask for one at the terminal, and wait.
-            context.load_cert_chain(tls.cert, tls.key, password="")
-    except OSError as error:
-        raise ConfigError(
-            f"the TLS files of {display} cannot be used ({error}): they are PEM, the key without a password"
-        ) from error
-    return context

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from yarl import URL
 
 from roster._clock import boottime
 from roster._text import safe
-from roster.errors import ConfigError, LimitError, StoreDeniedError, StoreUnavailableError
+from roster._tls import client_context
+from roster.errors import LimitError, StoreDeniedError, StoreUnavailableError
 from roster.store.consul.resolver import Resolver
 from roster.store.url import StoreUrl
 
@@ -84,7 +84,7 @@ class Wire:
         self._url = url
         self._scheme = "https" if url.tls else "http"
         self._current = 0
-        self._context = _context(url)
+        self._context = client_context(url.tls, url.display) if url.tls else None
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._closed = False
 
@@ -287,20 +287,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(number, int) and number > 0 and "SSL" not in str(said):
         said = os.strerror(number)
     return safe(str(said or inner or type(inner).__name__))[:160]
-
-
-def _context(url: StoreUrl) -> ssl.SSLContext | None:
-    if url.tls is None:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=url.tls.ca)
-        if url.tls.cert is not None:
-            context.load_cert_chain(url.tls.cert, url.tls.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"{url.display}: the TLS files cannot be used ({_reason(error)}): check that they are PEM"
-        ) from error
-    return context
 
 
 # -- sharing ---------------------------------------------------------------------------------------

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 from collections.abc import Sequence
 
-from roster._address import Tls
+from roster._tls import client_context
 from roster.errors import ConfigError, StoreUnavailableError
 from roster.store.url import StoreUrl
 from roster.store.zookeeper.packets import Reply, Request
@@ -36,20 +35,7 @@ def settings_of(url: StoreUrl) -> Settings:
         credential = f"{url.username}:{url.password}"
     # Each host has its turn within the time of one request, whatever is wrong with the others.
     turn = url.timeout / len(url.hosts)
-    return Settings(url.hosts, credential, _context(url, url.tls) if url.tls else None, turn)
-
-
-def _context(url: StoreUrl, tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca)
-        if tls.cert is not None:
-            # Without a password of its own OpenSSL would ask for one at the terminal, and wait.
-            context.load_cert_chain(tls.cert, tls.key, password="")
-    except OSError as error:
-        raise ConfigError(
-            f"the TLS files of {url.display} cannot be used ({error}): they are PEM, the key without a password"
-        ) from error
-    return context
+    return Settings(url.hosts, credential, client_context(url.tls, url.display) if url.tls else None, turn)
 
 
 class Link:
