@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from servers.rabbitmq import RabbitMQ, User
 
+from roster._clock import boottime
 from servers import ServerError
 
 
@@ -43,6 +45,9 @@ def test_two_brokers_run_side_by_side_and_leave_nothing_behind(
     for server in (first, second):
         assert processes(server.directory)
         server.close()
+        until = boottime() + 10
+        while processes(server.directory) and boottime() < until:
+            time.sleep(0.01)  # its port programs end when they read that it is gone
         assert processes(server.directory) == []
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
