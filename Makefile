@@ -1,8 +1,8 @@
 # One command per habit. `make demo` and `make test` work on a fresh machine: they make the virtual environment themselves.
 SHELL := /bin/sh
 PY := .venv/bin/python
-# Tests run in parallel; what starts many processes still fits two cores because it waits more than it works.
-TEST_WORKERS ?= auto
+# Tests run in parallel, one more than there are cores: they wait more than they work.
+TEST_WORKERS ?= $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 # What `make test` tries; the servers among them are brought up by the tests themselves.
 ALL_STORES := memory,sqlite,etcd,consul,zookeeper
 STORES ?= $(ALL_STORES)
