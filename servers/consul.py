@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from roster._clock import boottime
 from servers.certificates import Certificates, Pair
 from servers.http import request
 from servers.ports import LOOPBACK
 from servers.process import Server, ServerError
 from servers.programs import programs
+
+# Seconds for a new leader to take up its access lists, and between two looks.
+_ACL_WITHIN, _LOOK = 20.0, 0.02
 
 
 class Consul(Server):
@@ -123,7 +128,16 @@ class Consul(Server):
     def prepare(self) -> None:
         if not self.acl:
             return
-        self.token = self.api("PUT", "/v1/acl/bootstrap")["SecretID"]
+        until = boottime() + _ACL_WITHIN
+        while True:
+            try:
+                self.token = self.api("PUT", "/v1/acl/bootstrap")["SecretID"]
+                break
+            except ServerError as error:
+                # A new leader begins with the access lists of the past, and leaves them a moment after it serves reads.
+                if "legacy mode" not in str(error) or boottime() > until:
+                    raise
+                time.sleep(_LOOK)
         # Without a token of its own the agent may not tell the catalog of its node and services.
         self.api("PUT", "/v1/agent/token/agent", {"Token": self.token})
 
