@@ -13,7 +13,7 @@ from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
-from roster.bus.amqp.publishing import not_kept, published
+from roster.bus.amqp.publishing import make_sure, not_kept, published
 from roster.bus.amqp.settings import Settings
 from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
 from roster.bus.message import Message
@@ -61,7 +61,15 @@ async def bury(
         BusUnavailableError: it cannot be kept.
     """
     try:
-        await _make_sure(connection, settings)
+        timeout = settings.timeout
+        await make_sure(
+            connection,
+            timeout,
+            ask=lambda channel: channel.declare_queue(names.DEAD, timeout, passive=True),
+            make=lambda channel: channel.declare_queue(
+                names.DEAD, timeout, durable=True, arguments=names.DEAD_ARGUMENTS
+            ),
+        )
         channel = await connection.channel(settings.timeout, confirms=True)
         # As JSON: a header is text that other programs show, and a reason may hold anything.
         about = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
@@ -73,21 +81,6 @@ async def bury(
         raise unavailable("keep a dead letter", settings.display, error) from error
     if receipt != "taken":
         raise not_kept(receipt, "keep a dead letter", settings)
-
-
-async def _make_sure(connection: Connection, settings: Settings) -> None:
-    """See that the queue is there. Asking needs no permission, making it does."""
-    scratch = await connection.channel(settings.timeout)
-    try:
-        await scratch.declare_queue(names.DEAD, settings.timeout, passive=True)
-    except RefusedError as error:
-        if error.code != NOT_FOUND:
-            raise
-        scratch = await connection.channel(settings.timeout)
-        await scratch.declare_queue(
-            names.DEAD, settings.timeout, durable=True, arguments=names.DEAD_ARGUMENTS
-        )
-    await scratch.close(settings.timeout)
 
 
 async def corpses(connection: Connection, settings: Settings) -> list[Corpse]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Receipt
@@ -45,15 +46,38 @@ async def declare_main(connection: Connection, settings: Settings) -> None:
     """
     timeout = settings.timeout
     try:
-        scratch = await connection.channel(timeout)
-        try:
-            # Asking whether it is there needs no permission, making it does.
-            await scratch.declare_exchange(names.MAIN, "topic", timeout, passive=True)
-        except RefusedError as error:
-            if error.code != NOT_FOUND:
-                raise
-            scratch = await connection.channel(timeout)
-            await scratch.declare_exchange(names.MAIN, "topic", timeout)
-        await scratch.close(timeout)
+        await make_sure(
+            connection,
+            timeout,
+            ask=lambda channel: channel.declare_exchange(names.MAIN, "topic", timeout, passive=True),
+            make=lambda channel: channel.declare_exchange(names.MAIN, "topic", timeout),
+        )
     except LostError as error:
         raise unavailable(f"use the exchange {names.MAIN!r}", settings.display, error) from error
+
+
+async def make_sure(
+    connection: Connection,
+    timeout: float,
+    *,
+    ask: Callable[[Channel], Awaitable[object]],
+    make: Callable[[Channel], Awaitable[object]],
+) -> None:
+    """See that something is there at the broker. Asking needs no permission, making it does.
+
+    Args:
+        ask: declares it passively.
+        make: declares it.
+
+    Raises:
+        LostError: it is not there, and cannot be made.
+    """
+    scratch = await connection.channel(timeout)
+    try:
+        await ask(scratch)
+    except RefusedError as error:
+        if error.code != NOT_FOUND:
+            raise
+        scratch = await connection.channel(timeout)
+        await make(scratch)
+    await scratch.close(timeout)
