@@ -41,6 +41,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
         self._lock = threading.Lock()
         self._over = False
         self.fault = ""
+        self.explained = False
         self.peer = ""
         self.looking_up = False
         self.patience = 0.0
@@ -48,6 +49,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
 
     def reached(self) -> None:
         """Begin anew with the first patience: a server has answered."""
+        self.fault = ""
         self.patience = min(_PATIENCE, self._settings.connect_timeout)
 
     def too_slow(self) -> None:
@@ -106,6 +108,7 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
             # What is hung up on at once may be found here or in the first exchange: `_connect` has the words for both.
             if not isinstance(error, ConnectionResetError | BrokenPipeError):
                 self.fault = f"{self.peer}: {_reason(error)}"
+                self.explained = True
             if isinstance(error, TimeoutError):
                 self.too_slow()
             made.close()

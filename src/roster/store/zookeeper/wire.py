@@ -28,6 +28,8 @@ from roster.store.zookeeper.sockets import Handler, Settings
 logger = logging.getLogger("roster.store.zookeeper")
 
 # No answer is larger; the names of 500 000 children are.
+_LOOKING_UP = "its host name is still being looked up"
+_NO_HOST = "no such host"
 _MAX_FRAME = 64 * 1024 * 1024
 # Seconds between tries to connect, at most: a reader is to be current again within 3 s of the server's return.
 _MAX_DELAY = 1.0
@@ -195,7 +197,7 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
     def _expand_client_hosts(self) -> Any:
         handler = self.handler
-        handler.fault = handler.fault or "its host name is still being looked up"
+        handler.fault = handler.fault or _LOOKING_UP
         # In this order: whoever stops us and does not see that we look is seen to have stopped us.
         handler.looking_up = True
         try:
@@ -203,14 +205,17 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         finally:
             handler.looking_up = False
         if not found:
-            handler.fault = "no such host"
+            handler.fault = _NO_HOST
+        elif handler.fault in (_LOOKING_UP, _NO_HOST):
+            handler.fault = ""
         return found
 
     def _invoke(self, timeout: float, *args: Any, **named: Any) -> Any:
         return super()._invoke(min(timeout, self.handler.patience), *args, **named)
 
     def _connect(self, host: str, hostip: str, port: int) -> Any:
-        self.handler.fault = ""
+        # The last try's reason stands until this one has its own: a deadline may pass in the middle of it.
+        self.handler.explained = False
         # A server that was wiped or restored refuses for ever whoever says that it has seen more. Nothing here needs that
         # guard against servers that lag behind: whatever is read anew begins with a `sync`.
         self.client.last_zxid = 0
@@ -222,10 +227,11 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
             raise
         except ConnectionDropped:
             # A busy server, one without a quorum, and one that speaks TLS only do the same.
-            self.handler.fault = self.handler.fault or (
-                f"{host}:{port}: it closed the connection at once: it has no quorum, speaks TLS alone (zookeepers://), or "
-                "has as many connections from this address as its maxClientCnxns allows"
-            )
+            if not self.handler.explained:
+                self.handler.fault = (
+                    f"{host}:{port}: it closed the connection at once: it has no quorum, speaks TLS alone "
+                    "(zookeepers://), or has as many connections from this address as its maxClientCnxns allows"
+                )
             raise
         self.handler.reached()
         owner = self.client.owner
