@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import open_bus
@@ -35,6 +35,10 @@ from roster.orchestrator.waiting import WaitingRoom
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
+
+if TYPE_CHECKING:
+    from roster.orchestrator.runs.record import RunRecord
+    from roster.orchestrator.runs.runs import CardLike, NoNodes, Runs
 
 DEFAULT_TIMEOUT = 30.0
 CONTROL_TIMEOUT = 10.0
@@ -118,6 +122,7 @@ class Orchestrator:
         self._nodes: dict[str, NodeRecord] = {}
         if isinstance(bus, OutlivesCallers):
             bus.on_orphan = Orphans(self).see_to
+        self._runs: Runs | None = None
         self._ready = False
         self._starting = asyncio.Lock()
         self._remove_listener: Callable[[], None] | None = None
@@ -257,10 +262,10 @@ class Orchestrator:
             on_progress,
         )
         if idempotency_key is not None:
-            call.keyed = KeyedCall(call, idempotency_key, self._source_here())
+            call.keyed = KeyedCall(call, idempotency_key, self.source_here())
         return call
 
-    def _source_here(self) -> str:
+    def source_here(self) -> str:
         """Return who calls: inside a handler its node's namespace does, unless the orchestrator was given one."""
         handling = current_command.get() if self._namespace is None else None
         if handling is None:
@@ -382,6 +387,49 @@ class Orchestrator:
         )
         result = await letters.revive(call, command)
         return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
+
+    @property
+    def runs(self) -> Runs:
+        """Runs of process cards: begin, look, cancel, approve. Their database is opened at the first use."""
+        if self._runs is None:
+            from roster.orchestrator.runs.runs import Runs  # who only calls need not read the cards' modules
+
+            self._runs = Runs(self)
+        return self._runs
+
+    async def run(
+        self,
+        card: CardLike,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        no_nodes: NoNodes = "wait",
+        timeout: float | None = None,
+    ) -> RunRecord:
+        """Run a process card, and return the record of the run when it has ended, however that is.
+
+        The run is on the disk before anything is done. If this process dies, the next orchestrator on the same database goes
+        on with it (`roster orchestrate` is one that waits for that); finished steps are not done again.
+
+        Args:
+            card: its file, its document, or a `ProcessCard`.
+            inputs: what `${input...}` means in the card; JSON.
+            run_id: an id of your own; the same id with the same card and inputs is the same run.
+            no_nodes: a step that no node can do waits for one up to its timeout (`wait`), or fails at once (`fail`).
+            timeout: seconds to wait for the end; the run goes on beyond. The card has a `timeout` of its own.
+
+        Raises:
+            DocumentError: the card, or one that it runs, is wrong.
+            TimeoutError: it has not ended in time.
+            ConfigError: the extra `runs` is not installed.
+            RunsUnavailableError: the database of runs cannot be used.
+
+        Example:
+            >>> record = await orchestrator.run("card.yaml", {"topic": "bees"})
+            >>> record.status, record.result
+            ('success', {'article': 'All about bees'})
+        """
+        return await self.runs.run(card, inputs, run_id=run_id, no_nodes=no_nodes, timeout=timeout)
 
     # -- control --------------------------------------------------------------------------------------------------
 
@@ -595,6 +643,8 @@ class Orchestrator:
         """Close bus and registry. The commands of calls that are still open are taken back, and the calls fail."""
         if self.closed:
             return
+        if self._runs is not None:
+            await self._runs.close()
         self.closed = True
         if self._remove_listener is not None:
             self._remove_listener()
