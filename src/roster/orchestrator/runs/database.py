@@ -218,8 +218,9 @@ def open_engine(url: RunsUrl) -> sa.Engine:
         engine = sa.create_engine(
             url.text,
             poolclass=QueuePool,
-            pool_size=8,
-            max_overflow=24,
+            # There is one writer at a time: threads queue for a connection here, rather than sleep on each other's locks.
+            pool_size=2,
+            max_overflow=0,
             connect_args={"check_same_thread": False, "timeout": _BUSY_SECONDS},
         )
         sa.event.listen(engine, "connect", _prepare_sqlite)

@@ -88,7 +88,8 @@ class DurableWorld:
         executor = self._executor
         if skipped:
             executor.journal.post(writes.enter_step(self._run, place, step, executor.number()))
-        executor.journal.post(writes.leave_step(self._run, place, state, error))
+        attempts = self._attempts.pop(place.key, ())
+        executor.journal.post(writes.leave_step(self._run, place, state, error, attempts))
         executor.tell(
             f"step_{state}", self._run, self._card, step=place.key, kind=writes.kind_of(step), error=error
         )
@@ -102,9 +103,9 @@ class DurableWorld:
         found = await self._remember(f"{place.key}~{number}", work)
         attempts = self._attempts.setdefault(place.key, [])
         attempts += found["attempts"]
-        self._post(writes.note_step(self._run, place.key, attempts=writes.to_json(attempts)))
         if found["error"] is None:
             return Tried(result=found["result"])
+        self._post(writes.note_step(self._run, place.key, attempts=writes.to_json(attempts)))
         return Tried(error=found["error"], known=found["known"])
 
     async def rest(self, place: Place, seconds: float) -> None:

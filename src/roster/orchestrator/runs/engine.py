@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -160,14 +160,19 @@ class Engine:
         with SetWorkflowID(walk):
             await DBOS.start_workflow_async(_walk, walk)
 
-    async def resume(self, walk: str) -> None:
-        """Have a walk taken up, by this process or by another one on the same database."""
-        from dbos import DBOS, error
+    async def resume(self, walks: Sequence[str]) -> None:
+        """Have walks taken up, by this process or by another one on the same database; new ones begin here."""
+        from dbos import DBOS
 
-        try:
-            await DBOS.resume_workflow_async(walk, queue_name=QUEUE)
-        except error.DBOSNonExistentWorkflowError:
-            await self.start(walk)  # its orchestrator died between its own book and the engine's
+        if not walks:
+            return
+        known = await DBOS.list_workflows_async(workflow_ids=list(walks), load_input=False, load_output=False)
+        there = {status.workflow_id for status in known}
+        if there:
+            await DBOS.resume_workflows_async([walk for walk in walks if walk in there], queue_name=QUEUE)
+        for walk in walks:
+            if walk not in there:
+                await self.start(walk)
 
     async def cancel(self, walks: list[str]) -> None:
         """Have the engine forget walks: they are not resumed."""

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from roster._clock import boottime
 from roster.bus import Message
 from roster.cards import Limits, ProcessCard
 from roster.errors import CallError, Code, RosterError, RunsUnavailableError
@@ -31,6 +32,7 @@ logger = logging.getLogger("roster.orchestrator.runs")
 
 _LOOK_SECONDS = 0.5
 _TAKE_UP_SECONDS = 1.0
+_AT_FIRST = 8
 _CARDS_KEPT = 256
 _EVENTS_KEPT = 10_000
 _EVENT_SECONDS = 5.0
@@ -56,6 +58,8 @@ class Executor:
         self._at_once = at_once
         self._recoveries = recoveries
         self._taken: set[str] = set()
+        self._suspects: set[str] = set()
+        self._since = boottime()
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._ends: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._words: dict[str, asyncio.Future[None]] = {}
@@ -198,6 +202,7 @@ class Executor:
                 del self._tasks[walk]
             if walk in self._taken:
                 self._taken.discard(walk)
+                self._suspects.discard(walk)
                 self._hurry.set()
 
     async def _walk(self, walk: str) -> dict[str, Any]:
@@ -306,17 +311,25 @@ class Executor:
 
     async def _take_up(self) -> None:
         await self.identity.check()
-        room = self._at_once - len(self._taken)
-        dead = await self._dead()
+        # Slowly at first: where orchestrators die again and again, few runs at once get on, and many do not.
+        at_once = min(self._at_once, round(_AT_FIRST * 2 ** min(20.0, boottime() - self._since)))
         taken = await self.journal.commit(
-            looks.take_up(self.id, dead, room=max(0, room), recoveries=self._recoveries),
+            looks.take_up(
+                self.id,
+                await self._dead(),
+                room=max(0, at_once - len(self._taken)),
+                suspect=not self._suspects & self._taken,
+                recoveries=self._recoveries,
+            ),
             timeout=_OPEN_SECONDS,
         )
+        self._suspects.update(taken.suspects)
         for walk in taken.walks:
-            if walk == taken.runs.get(walk):
+            if walk == taken.runs[walk]:
                 self._taken.add(walk)
             self._expect(walk)
-            await self.engine.resume(walk)
+        resume = contextvars.Context().run(asyncio.create_task, self.engine.resume(taken.walks))
+        await resume
         if taken.given_up:
             await self.engine.cancel([walk for walks in taken.given_up.values() for walk in walks])
             for run in taken.given_up:

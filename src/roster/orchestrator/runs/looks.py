@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 _PART = 200
+_BESIDE = 10_000
+_SUSPECT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,23 +176,30 @@ class TakenUp:
     Attributes:
         walks: walks that are its own now, the runs' own before those beside them.
         runs: the run of each.
+        suspects: runs that died with their orchestrators again and again: there is one at a time.
         given_up: runs that were given up instead, with their walks.
     """
 
     walks: list[str] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
+    suspects: list[str] = field(default_factory=list)
     given_up: dict[str, list[str]] = field(default_factory=dict)
 
 
 def take_up(
-    me: str, dead: Sequence[str], *, room: int, recoveries: int
+    me: str, dead: Sequence[str], *, room: int, suspect: bool, recoveries: int
 ) -> Callable[[sa.Connection], TakenUp]:
     """Take walks that nobody has: those of the dead, and those that were let go or never begun.
+
+    An orchestrator that dies strikes all runs that it had and that did not get on under it, since any may be what killed it.
+    The innocent get on sooner or later, and are absolved. One that does not is taken up last, and alone among its kind,
+    so that the innocent do not collect the strikes of the guilty.
 
     Args:
         me: who takes them.
         dead: executors that are dead for sure.
         room: how many runs, at most. Walks beside a run are taken whatever the room: somebody waits for them.
+        suspect: whether one of the suspects may be among them.
         recoveries: how often a run may be taken up from the dead without having got on in between.
     """
 
@@ -206,15 +215,21 @@ def take_up(
             .add_columns(runs.c.progress_before, runs.c.strikes)
             .join(runs, runs.c.id == walks.c.run)
             .where(free, walks.c.ended.is_(False), runs.c.state.notin_(ENDED))
-            .order_by(runs.c.created_at)
+            .order_by(runs.c.strikes, runs.c.created_at)
         )
         roots = connection.execute(query.where(walks.c.id == walks.c.run).limit(room)).all() if room else []
+        may_suspect = suspect
         for row in roots:
             crashed = row.executor is not None and row.state == "running"
             strikes = 0 if row.progress > row.progress_before else row.strikes + 1
             if crashed and strikes > recoveries:
                 taken.given_up[row.id] = _give_up(connection, row.id, strikes)
                 continue
+            if crashed and strikes >= _SUSPECT:
+                if not may_suspect:
+                    continue
+                may_suspect = False
+                taken.suspects.append(row.id)
             if not _claim(connection, row, me):
                 continue
             values: dict[str, Any] = {"executor": me}
@@ -227,8 +242,13 @@ def take_up(
             connection.execute(sa.update(runs).where(runs.c.id == row.id).values(**values))
             taken.walks.append(row.id)
             taken.runs[row.id] = row.id
-        for row in connection.execute(query.where(walks.c.id != walks.c.run).limit(10_000)).all():
-            if row.run not in taken.given_up and _claim(connection, row, me):
+        root = walks.alias()
+        led = sa.exists().where(
+            root.c.id == walks.c.run, root.c.executor.is_not(None), root.c.executor.not_in(dead)
+        )
+        beside = query.where(walks.c.id != walks.c.run, led).limit(_BESIDE)
+        for row in connection.execute(beside).all():
+            if _claim(connection, row, me):
                 taken.walks.append(row.id)
                 taken.runs[row.id] = row.run
         _forget(connection, dead)

@@ -91,8 +91,15 @@ def enter_step(run: str, place: Place, step: Step, number: int) -> Write:
     return lambda connection: insert_new(tables().steps, connection, [row])
 
 
-def leave_step(run: str, place: Place, state: str, error: Error | None) -> Write:
+def leave_step(
+    run: str, place: Place, state: str, error: Error | None, attempts: Sequence[Mapping[str, Any]]
+) -> Write:
     """Put the end of a step on record; the first time is what counts."""
+    values: dict[str, Any] = {"state": state, "waiting": None}
+    if error is not None:
+        values["error"] = to_json(error)
+    if attempts:
+        values["attempts"] = to_json(attempts)
 
     def write(connection: sa.Connection) -> None:
         import sqlalchemy as sa
@@ -102,7 +109,7 @@ def leave_step(run: str, place: Place, state: str, error: Error | None) -> Write
         done = connection.execute(
             sa.update(steps)
             .where(steps.c.run == run, steps.c.key == place.key, steps.c.ended_at.is_(None))
-            .values(state=state, ended_at=now, waiting=None, error=None if error is None else to_json(error))
+            .values(ended_at=now, **values)
         )
         if done.rowcount:
             connection.execute(
