@@ -105,7 +105,13 @@ class Orchestrator:
     """
 
     def __init__(
-        self, registry: Registry, bus: Bus, *, strategy: str = "least_loaded", namespace: str | None = None
+        self,
+        registry: Registry,
+        bus: Bus,
+        *,
+        strategy: str = "least_loaded",
+        namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> None:
         self.registry = registry
         self.bus = bus
@@ -123,6 +129,7 @@ class Orchestrator:
         if isinstance(bus, OutlivesCallers):
             bus.on_orphan = Orphans(self).see_to
         self._runs: Runs | None = None
+        self._runs_url = runs_url
         self._ready = False
         self._starting = asyncio.Lock()
         self._remove_listener: Callable[[], None] | None = None
@@ -135,6 +142,7 @@ class Orchestrator:
         *,
         strategy: str = "least_loaded",
         namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> Connecting:
         """Open registry and bus.
 
@@ -144,6 +152,8 @@ class Orchestrator:
             strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
             namespace: the caller's own, whose idempotency keys its calls use; without it that of the node whose handler
                 calls, else `ROSTER_NAMESPACE`, else `default`.
+            runs_url: the database of runs, `sqlite:///path` or `postgresql://...`; without it `ROSTER_RUNS`, else the user's
+                SQLite file. It is opened at the first use.
 
         Returns:
             An object for `async with`; awaiting it gives an orchestrator that is closed with `close`.
@@ -151,7 +161,7 @@ class Orchestrator:
         Raises:
             ConfigError: a URL, the strategy or the namespace is wrong.
         """
-        return Connecting(registry_url, bus_url, strategy, namespace)
+        return Connecting(registry_url, bus_url, strategy, namespace, runs_url)
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -394,7 +404,7 @@ class Orchestrator:
         if self._runs is None:
             from roster.orchestrator.runs.runs import Runs  # who only calls need not read the cards' modules
 
-            self._runs = Runs(self)
+            self._runs = Runs(self, self._runs_url)
         return self._runs
 
     async def run(
@@ -674,12 +684,18 @@ class Connecting:
     """An orchestrator on its way: `async with` it, or await it."""
 
     def __init__(
-        self, registry_url: str | None, bus_url: str | None, strategy: str, namespace: str | None = None
+        self,
+        registry_url: str | None,
+        bus_url: str | None,
+        strategy: str,
+        namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> None:
         self._registry_url = registry_url
         self._bus_url = bus_url
         self._strategy = strategy
         self._namespace = namespace
+        self._runs_url = runs_url
         self._opened: Orchestrator | None = None
 
     async def _open(self) -> Orchestrator:
@@ -691,7 +707,9 @@ class Connecting:
             await registry.close()
             raise
         try:
-            return Orchestrator(registry, bus, strategy=self._strategy, namespace=self._namespace)
+            return Orchestrator(
+                registry, bus, strategy=self._strategy, namespace=self._namespace, runs_url=self._runs_url
+            )
         except BaseException:
             await bus.close()
             await registry.close()
