@@ -37,7 +37,7 @@ class Stage:
         """Wait until a run waits for something."""
         async with asyncio.timeout(30):
             async for record in self.orchestrator.runs.watch(run):
-                if record.waiting is not None and record.waiting["kind"] == kind:
+                if any(step.waiting is not None and step.waiting["kind"] == kind for step in record.steps):
                     return
                 assert not record.ended, record
         raise AssertionError(f"{run} never waited for {kind}")

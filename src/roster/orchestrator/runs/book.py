@@ -302,7 +302,10 @@ class Book:
         self.write(write)
 
     def prune(self, older_than: float) -> int:
-        """Remove runs that ended more than so many seconds ago; return how many. What the engine kept of them goes, too."""
+        """Remove runs that ended more than so many seconds ago; return how many.
+
+        What the engine has kept of them is removed by the next orchestrator: only that has the engine.
+        """
         import sqlalchemy as sa
 
         all_ = tables()
@@ -315,7 +318,7 @@ class Book:
             )
             ids = [str(one) for one in old.scalars()]
             for part in (ids[at : at + 200] for at in range(0, len(ids), 200)):
-                for table in (all_.steps, all_.signals, all_.walks):
+                for table in (all_.steps, all_.signals):
                     connection.execute(sa.delete(table).where(table.c.run.in_(part)))
                 connection.execute(sa.delete(all_.runs).where(all_.runs.c.id.in_(part)))
             connection.execute(
@@ -434,14 +437,16 @@ def _state() -> sa.ColumnElement[str]:
 
 
 def _looked_at() -> sa.Select[Any]:
-    """Return a query for runs with how they are, and the first thing that they wait for."""
+    """Return a query for runs with how they are, and what they wait for: a person first, else what came first."""
     import sqlalchemy as sa
 
     runs, steps = tables().runs, tables().steps
+    asks = [steps.c.waiting.startswith(f'{{"kind":"{kind}"') for kind in ("approval", "escalation")]
+    person = sa.case((sa.or_(*asks), 0), else_=1)
     waiting = (
         sa.select(steps.c.waiting)
         .where(steps.c.run == runs.c.id, steps.c.state == "waiting")
-        .order_by(steps.c.number)
+        .order_by(person, steps.c.number)
         .limit(1)
         .scalar_subquery()
     )

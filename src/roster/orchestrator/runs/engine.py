@@ -28,6 +28,8 @@ VERSION = "1"
 QUEUE = "roster"
 _WORKFLOW = "roster.walk"
 _POLL_SECONDS = 0.25
+# They wait for the database, which takes one write at a time.
+_THREADS = 16
 _LAUNCH_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
@@ -105,7 +107,7 @@ class Engine:
             raise ConfigError(
                 "runs are open in this process already: use one orchestrator, or close the other first"
             )
-        if _in_use():
+        if _instance() is not None:
             raise ConfigError(
                 "this process uses DBOS for itself, which knows one database a process: run cards in a process of their own"
             )
@@ -123,6 +125,7 @@ class Engine:
                     "executor_id": self.executor,
                     "serializer": _Json(),  # type: ignore[typeddict-item]  # it has the methods, and not its base: that is imported late
                     "log_level": "INFO",
+                    "max_executor_threads": _THREADS,
                     # Polling is all that SQLite has; on PostgreSQL it spares each process a connection that listens.
                     "use_listen_notify": False,
                     "scheduler_polling_interval_sec": 3600.0,
@@ -188,15 +191,6 @@ class Engine:
         if walks:
             await DBOS.delete_workflows_async(walks)
 
-    async def outcome(self, walk: str) -> dict[str, Any] | None:
-        """Return what a walk that has ended brought, from the engine's book; None while it goes on."""
-        from dbos import DBOS
-
-        status = await DBOS.get_workflow_status_async(walk)
-        if status is None or status.status != "SUCCESS":
-            return None
-        return status.output if isinstance(status.output, dict) else None
-
     @staticmethod
     async def remember(name: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do something once: when its walk is repeated, what it returned then is returned again. It returns JSON."""
@@ -225,10 +219,12 @@ class Engine:
         from dbos import DBOS
 
         self._closing = True
-        for task in list(self._tasks):
+        # Also those that are another's by now, and that DBOS has wait for that one's word.
+        tasks = self._tasks | getattr(_instance(), "_workflow_tasks", set())
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
         loop = asyncio.get_running_loop()
         own = ThreadPoolExecutor(max_workers=1, thread_name_prefix="roster-runs-end")
         try:
@@ -243,10 +239,11 @@ class Engine:
                 _running = None
 
 
-def _in_use() -> bool:
+def _instance() -> object | None:
+    """Return the DBOS of this process, whoever made it: there is no public way to ask."""
     from dbos import _dbos
 
-    return _dbos._dbos_global_instance is not None
+    return _dbos._dbos_global_instance
 
 
 def _register() -> None:

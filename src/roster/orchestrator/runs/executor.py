@@ -8,13 +8,13 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from roster._clock import boottime
 from roster.bus import Message
 from roster.cards import Limits, ProcessCard
-from roster.errors import CallError, Code, RosterError, RunsUnavailableError
+from roster.errors import Code, RosterError, RunsUnavailableError
 from roster.orchestrator.runs import looks, writes
 from roster.orchestrator.runs.durable import DurableWorld, end_as_json
 from roster.orchestrator.runs.engine import Engine, Given
@@ -32,6 +32,7 @@ logger = logging.getLogger("roster.orchestrator.runs")
 
 _LOOK_SECONDS = 0.5
 _TAKE_UP_SECONDS = 1.0
+_PRUNE_SECONDS = 3600.0
 _AT_FIRST = 8
 _CARDS_KEPT = 256
 _EVENTS_KEPT = 10_000
@@ -47,9 +48,12 @@ class Executor:
         book: the database.
         at_once: how many runs of others it takes up at the same time; those that it begins itself do not count.
         recoveries: how often a run may be taken up from the dead without having got on, before it is given up.
+        retention: seconds after which runs that have ended are removed.
     """
 
-    def __init__(self, orchestrator: Orchestrator, book: Book, *, at_once: int, recoveries: int) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, book: Book, *, at_once: int, recoveries: int, retention: float
+    ) -> None:
         self.orchestrator = orchestrator
         self.book = book
         self.journal = Journal(book.engine)
@@ -57,6 +61,7 @@ class Executor:
         self.engine = Engine(book.engine, self.identity.id, self._body)
         self._at_once = at_once
         self._recoveries = recoveries
+        self._retention = retention
         self._taken: set[str] = set()
         self._suspects: set[str] = set()
         self._since = boottime()
@@ -69,6 +74,7 @@ class Executor:
         self._loops: list[asyncio.Task[None]] = []
         self._events: asyncio.Queue[tuple[str, Message]] = asyncio.Queue(_EVENTS_KEPT)
         self._hurry = asyncio.Event()
+        self._asked = asyncio.Event()
         self._looked = asyncio.Event()
         self._number = 0
 
@@ -96,8 +102,9 @@ class Executor:
             await self._end()
             raise
         self._loops = [
-            asyncio.create_task(self._every(self._look, _LOOK_SECONDS)),
+            asyncio.create_task(self._every(self._look, _LOOK_SECONDS, self._asked)),
             asyncio.create_task(self._every(self._take_up, _TAKE_UP_SECONDS, self._hurry)),
+            asyncio.create_task(self._every(self._prune, _PRUNE_SECONDS)),
             asyncio.create_task(self._publish()),
         ]
 
@@ -153,20 +160,26 @@ class Executor:
     async def start(self, walk: str) -> None:
         """Have the engine walk; the walk is on record."""
         self._expect(walk)
-        # In a context of its own: to the engine a walk is no part of the step that begins it.
-        start = contextvars.Context().run(asyncio.create_task, self.engine.start(walk))
-        await start
+        await self._outside(self.engine.start(walk))
+
+    @staticmethod
+    async def _outside(work: Coroutine[Any, Any, None]) -> None:
+        """Do something in a context of its own: to the engine it is no part of the step that asks for it."""
+        await contextvars.Context().run(asyncio.create_task, work)
 
     async def ended(self, walk: str) -> dict[str, Any]:
         """Return how a walk ended, wherever it is walked."""
         future = self._expect(walk)
-        while True:
-            done, _ = await asyncio.wait([future], timeout=_TAKE_UP_SECONDS)
-            if done:
-                return future.result()
-            end = await asyncio.to_thread(looks.end_of, self.book.engine, walk)
-            if end is not None:
-                return end
+        try:
+            while True:
+                end = await asyncio.to_thread(looks.end_of, self.book.engine, walk)
+                if end is not None:
+                    return end
+                done, _ = await asyncio.wait([future], timeout=_TAKE_UP_SECONDS)
+                if done:
+                    return future.result()
+        finally:
+            self._ends.pop(walk, None)
 
     def ending(self, walk: str) -> asyncio.Future[dict[str, Any]] | None:
         """Return the future of a walk's end, if it began in this process."""
@@ -177,6 +190,7 @@ class Executor:
         stopped = await self.journal.commit(writes.stop_walks(run, walks))
         for walk in stopped:
             self._stop(walk, {"how": "cancelled"})
+        await self._outside(self.engine.cancel(stopped))
 
     def _stop(self, walk: str, end: dict[str, Any]) -> None:
         if (task := self._tasks.get(walk)) is not None:
@@ -244,6 +258,8 @@ class Executor:
         future = self._ends.get(walk)
         if future is not None and not future.done():
             future.set_result(told)
+        if walk == run:
+            self._ends.pop(walk, None)  # whoever waits for a run has hold of it
         return told
 
     async def _end_run(self, run: str, card: ProcessCard, end: End, told: Mapping[str, Any]) -> None:
@@ -290,8 +306,7 @@ class Executor:
 
     def look_soon(self) -> None:
         """Something was written by this very process: look at once."""
-        task = asyncio.create_task(self._look())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._asked.set()
 
     async def _look(self) -> None:
         """See what people have written: who is to stop, to stand still, or has been answered."""
@@ -301,6 +316,8 @@ class Executor:
         self._looked = asyncio.Event()
         for walk, end in seen.over.items():
             self._stop(walk, end)
+        if seen.over:
+            await self._outside(self.engine.cancel(list(seen.over)))
         for run in seen.said:
             if (word := self._words.get(run)) is not None and not word.done():
                 word.set_result(None)
@@ -327,9 +344,7 @@ class Executor:
         for walk in taken.walks:
             if walk == taken.runs[walk]:
                 self._taken.add(walk)
-            self._expect(walk)
-        resume = contextvars.Context().run(asyncio.create_task, self.engine.resume(taken.walks))
-        await resume
+        await self._outside(self.engine.resume(taken.walks))
         if taken.given_up:
             await self.engine.cancel([walk for walks in taken.given_up.values() for walk in walks])
             for run in taken.given_up:
@@ -341,6 +356,13 @@ class Executor:
     async def _dead(self) -> list[str]:
         known = await asyncio.to_thread(looks.executors, self.book.engine)
         return await self.identity.dead(known)
+
+    async def _prune(self) -> None:
+        """Remove runs that ended long ago, and what the engine has kept of those that are removed."""
+        await asyncio.to_thread(self.book.prune, self._retention)
+        while walks := await asyncio.to_thread(looks.left_over, self.book.engine):
+            await self._outside(self.engine.forget(walks))
+            await self.journal.commit(writes.forget_walks(walks), timeout=_OPEN_SECONDS)
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -370,5 +392,5 @@ class Executor:
             try:
                 async with asyncio.timeout(_EVENT_SECONDS):
                     await self.orchestrator.bus.publish(key, message)
-            except (CallError, TimeoutError) as error:
+            except (RosterError, TimeoutError) as error:
                 logger.info("an event of a run did not go out: %s", error)

@@ -169,6 +169,16 @@ def executors(engine: sa.Engine) -> list[Known]:
     return [Known(row.id, Holder.from_dict(json.loads(row.holder)), row.store) for row in rows]
 
 
+def left_over(engine: sa.Engine) -> list[str]:
+    """Return some walks whose runs have been removed."""
+    import sqlalchemy as sa
+
+    walks, runs = tables().walks, tables().runs
+    with engine.connect() as connection:
+        gone = sa.select(walks.c.id).where(~sa.exists().where(runs.c.id == walks.c.run)).limit(_PART)
+        return [str(one) for one in connection.execute(gone).scalars()]
+
+
 @dataclass(frozen=True, slots=True)
 class TakenUp:
     """What an executor has taken up.

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+from roster._durations import parse_duration
 from roster.cards import CardReport, Limits, ProcessCard, SubprocessStep, check, examine
 from roster.cards.limits import DEFAULTS
 from roster.cards.limits import VARIABLE as LIMITS
@@ -36,8 +37,10 @@ NoNodes: TypeAlias = Literal["wait", "fail"]
 
 AT_ONCE = "ROSTER_RUNS_AT_ONCE"
 RECOVERIES = "ROSTER_RUN_RECOVERIES"
+RETENTION = "ROSTER_RUNS_RETENTION"
 _DEFAULT_AT_ONCE = 100
 _DEFAULT_RECOVERIES = 10
+_DEFAULT_RETENTION = 30 * 86400.0
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
 _WRITE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
@@ -313,6 +316,7 @@ class Runs:
                     book,
                     at_once=_number(AT_ONCE, _DEFAULT_AT_ONCE),
                     recoveries=_number(RECOVERIES, _DEFAULT_RECOVERIES),
+                    retention=_retention(),
                 )
                 await executor.open()
                 self._executor = executor
@@ -372,6 +376,14 @@ def _number(variable: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 100_000:
         raise ConfigError(f"{variable}: expected a whole number from 1 to 100000, found {text[:40]!r}")
     return int(text)
+
+
+def _retention() -> float:
+    text = os.environ.get(RETENTION, "")
+    try:
+        return parse_duration(text) if text else _DEFAULT_RETENTION
+    except ValueError as error:
+        raise ConfigError(f"{RETENTION}: {error}") from None
 
 
 def _name(run_id: str | None, card: ProcessCard) -> str:

@@ -234,6 +234,18 @@ def stop_walks(run: str, walks_: Collection[str]) -> Write:
     return write
 
 
+def forget_walks(walks_: Collection[str]) -> Write:
+    """Remove walks of which the engine knows nothing any more."""
+
+    def write(connection: sa.Connection) -> None:
+        import sqlalchemy as sa
+
+        walks = tables().walks
+        connection.execute(sa.delete(walks).where(walks.c.id.in_(walks_)))
+
+    return write
+
+
 def end_run(run: str, state: RunState, result: Any, error: Error | None, end: Mapping[str, Any]) -> Write:
     """Put on record how a run ended; the first word counts. Returns whether this was it."""
 
