@@ -22,7 +22,7 @@ from roster.errors import ConfigError, DocumentError, RunConflictError, RunsUnav
 from roster.orchestrator.runs.book import Book
 from roster.orchestrator.runs.database import tables
 from roster.orchestrator.runs.executor import Executor
-from roster.orchestrator.runs.record import RunRecord, RunState
+from roster.orchestrator.runs.record import ENDED, RunRecord, RunState
 from roster.orchestrator.runs.writes import insert_new, to_json
 from roster.routing import STRATEGIES
 
@@ -44,6 +44,7 @@ _DEFAULT_RETENTION = 30 * 86400.0
 _ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
 _WRITE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
+_LOOK_SECONDS = 5.0
 
 
 class Runs:
@@ -161,19 +162,18 @@ class Runs:
             RunNotFoundError: there is no such run.
             TimeoutError: it has not ended in time.
         """
-        book = await self.book()
         async with asyncio.timeout(timeout):
             while True:
                 ending = None if self._executor is None else self._executor.ending(run)
-                if ending is not None:
-                    await asyncio.wait([ending], timeout=_POLL_SECONDS)
-                record = await self.get(run) if ending is None or ending.done() else None
-                if record is None and (await asyncio.to_thread(book.state, run)) in _ENDED:
-                    record = await self.get(run)
-                if record is not None and record.ended:
-                    return record
                 if ending is None:
+                    if await self._read(lambda book: book.state(run)) in ENDED:
+                        return await self.get(run)
                     await asyncio.sleep(_POLL_SECONDS)
+                else:
+                    # It ends here, unless another process has ended it, or has taken it from us.
+                    await asyncio.wait([ending], timeout=_LOOK_SECONDS)
+                    if (record := await self.get(run)).ended:
+                        return record
 
     async def watch(self, run: str, *, interval: float = _POLL_SECONDS) -> AsyncIterator[RunRecord]:
         """Yield the record of a run whenever it has changed, the last time when it has ended.
@@ -364,9 +364,6 @@ class Runs:
             "progress_before": -1,
             "paused": False,
         }
-
-
-_ENDED = ("succeeded", "failed", "cancelled", "dead")
 
 
 def _number(variable: str, default: int) -> int:
