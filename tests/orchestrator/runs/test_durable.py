@@ -314,3 +314,42 @@ def test_a_run_without_an_orchestrator_is_called_stuck(book: Book) -> None:
 
 def test_the_database_is_private(book: Book, runs_url: str) -> None:
     assert Path(runs_url.removeprefix("sqlite://")).stat().st_mode & 0o077 == 0
+
+
+async def test_what_breaks_off_is_taken_up_again_and_given_up_when_it_always_does(
+    memory_urls: Urls, runs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is away for a moment, or a defect of ours, must neither be remembered nor strand the run."""
+    monkeypatch.setenv("ROSTER_RUN_RECOVERIES", "2")
+    take, broken = writes.take_signal, 0
+
+    def breaking(*args: str) -> writes.Write:
+        nonlocal broken
+        if broken > 0:
+            broken -= 1
+            raise OSError("the database is away")
+        return take(*args)
+
+    monkeypatch.setattr(writes, "take_signal", breaking)
+    async with staged(memory_urls, runs_url) as stage:
+        runs = stage.orchestrator.runs
+        card = steps({"id": "w", "type": "wait", "event": "ring", "output": "e"})
+        broken = 2
+        run = await runs.start(card)
+        await eventually(lambda: broken == 0, 60)
+        await runs.signal(run, "ring", 1)
+        record = await runs.wait(run, timeout=60)
+        assert record.result == {"e": 1}
+        assert record.recoveries == 2
+        broken = 1000
+        run = await runs.start(card)
+        record = await runs.wait(run, timeout=60)
+        assert record.state == "dead"
+        assert record.error is not None
+        assert (
+            "broke off 3 times in a row, last with OSError: the database is away" in record.error["message"]
+        )
+        broken = 0
+        await runs.resume(run)
+        await runs.signal(run, "ring", 2)
+        assert (await runs.wait(run, timeout=60)).result == {"e": 2}

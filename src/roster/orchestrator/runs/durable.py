@@ -352,7 +352,20 @@ class DurableWorld:
         self._executor.journal.post(write)
 
     async def _remember(self, name: str, work: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._executor.engine.remember(name, work)
+        """Do something once; only what is meant to be remembered is: a result, or that the run comes to nothing."""
+
+        async def guarded() -> dict[str, Any]:
+            try:
+                return {"result": await work()}
+            except RunFailure as failed:
+                return {"failure": failed.error}
+            except Exception as error:  # a database that is away is no result
+                raise Given(f"{name}: {error}") from error
+
+        found = await self._executor.engine.remember(name, guarded)
+        if "failure" in found:
+            raise RunFailure(found["failure"])
+        return found["result"]
 
 
 def _in(seconds: float) -> Callable[[], Awaitable[float]]:

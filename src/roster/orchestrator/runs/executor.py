@@ -211,6 +211,13 @@ class Executor:
         self._tasks[walk] = task
         try:
             return await self._walk(walk)
+        except Given as given:
+            if given.__cause__ is not None:
+                self._let_go(walk, given.__cause__)
+            raise
+        except Exception as error:
+            self._let_go(walk, error)
+            raise Given(str(error)) from error
         finally:
             if self._tasks.get(walk) is task:
                 del self._tasks[walk]
@@ -261,6 +268,11 @@ class Executor:
         if walk == run:
             self._ends.pop(walk, None)  # whoever waits for a run has hold of it
         return told
+
+    def _let_go(self, walk: str, error: BaseException) -> None:
+        """Something broke that is not the run's own doing: somebody goes on with it, as often as with a run of the dead."""
+        logger.error("the walk %s broke off, and is taken up again: %s", walk, error, exc_info=error)
+        self.journal.post(looks.let_go(walk, self.id, f"{type(error).__name__}: {error}", self._recoveries))
 
     async def _end_run(self, run: str, card: ProcessCard, end: End, told: Mapping[str, Any]) -> None:
         error = end.error

@@ -233,7 +233,8 @@ def take_up(
             crashed = row.executor is not None and row.state == "running"
             strikes = 0 if row.progress > row.progress_before else row.strikes + 1
             if crashed and strikes > recoveries:
-                taken.given_up[row.id] = _give_up(connection, row.id, strikes)
+                why = f"its orchestrator died {strikes} times in a row, and it did not get on: it may be what kills them"
+                taken.given_up[row.id] = _give_up(connection, row.id, strikes, why)
                 continue
             if crashed and strikes >= _SUSPECT:
                 if not may_suspect:
@@ -267,6 +268,42 @@ def take_up(
     return write
 
 
+def let_go(walk_: str, me: str, reason: str, recoveries: int) -> Callable[[sa.Connection], None]:
+    """Leave a walk that broke off to whoever takes it; a run that always breaks off where it is is given up."""
+
+    def write(connection: sa.Connection) -> None:
+        import sqlalchemy as sa
+
+        walks, runs = tables().walks, tables().runs
+        done = connection.execute(
+            sa.update(walks)
+            .where(walks.c.id == walk_, walks.c.executor == me, walks.c.ended.is_(False))
+            .values(executor=None)
+        )
+        if not done.rowcount:
+            return
+        of_walk = sa.select(walks.c.run).where(walks.c.id == walk_).scalar_subquery()
+        row = connection.execute(sa.select(runs).where(runs.c.id == of_walk)).mappings().first()
+        if row is None or row["state"] in ENDED:
+            return
+        strikes = 0 if row["progress"] > row["progress_before"] else row["strikes"] + 1
+        if strikes > recoveries:
+            _give_up(
+                connection,
+                row["id"],
+                strikes,
+                f"it broke off {strikes} times in a row, last with {reason[:1000]}",
+            )
+            return
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.id == row["id"])
+            .values(recoveries=runs.c.recoveries + 1, strikes=strikes, progress_before=row["progress"])
+        )
+
+    return write
+
+
 def _claim(connection: sa.Connection, row: Any, me: str) -> bool:
     import sqlalchemy as sa
 
@@ -278,17 +315,13 @@ def _claim(connection: sa.Connection, row: Any, me: str) -> bool:
     return done.rowcount > 0
 
 
-def _give_up(connection: sa.Connection, run: str, strikes: int) -> list[str]:
+def _give_up(connection: sa.Connection, run: str, strikes: int, why: str) -> list[str]:
     import sqlalchemy as sa
 
     all_ = tables()
     now = time.time()
-    error = {
-        "code": "ABORTED",
-        "type": "GivenUp",
-        "message": f"its orchestrator died {strikes} times in a row without the run having got on: it may be what kills "
-        f"them. Look at the step it was in; then 'roster run resume {run}' takes it up again",
-    }
+    message = f"{why}. Look at the step it was in; then 'roster run resume {run}' takes it up again"
+    error = {"code": "ABORTED", "type": "GivenUp", "message": message}
     connection.execute(
         sa.update(all_.runs)
         .where(all_.runs.c.id == run)
