@@ -184,9 +184,15 @@ class Runs:
             ending = None if self._executor is None else self._executor.ending(run)
             await (asyncio.sleep(interval) if ending is None else asyncio.wait([ending], timeout=interval))
 
-    async def serve(self) -> None:
-        """Take up runs that nobody has, until cancelled: those of orchestrators that died, and those left by `detach`."""
+    async def serve(self, *, on_ready: Callable[[], None] | None = None) -> None:
+        """Take up runs that nobody has, until cancelled: those of orchestrators that died, and those left by `detach`.
+
+        Args:
+            on_ready: called when it has begun to.
+        """
         await self._open()
+        if on_ready is not None:
+            on_ready()
         await asyncio.get_running_loop().create_future()
 
     # -- looking --------------------------------------------------------------------------------------------------
