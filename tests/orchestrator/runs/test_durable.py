@@ -146,6 +146,57 @@ async def test_an_orchestrator_that_leaves_in_good_order_lets_go_of_its_runs(
     assert stage.count("echo") == 2
 
 
+async def test_several_orchestrators_share_the_runs(
+    stage: Stage, orchestrators: list[subprocess.Popen[bytes]]
+) -> None:
+    runs = stage.orchestrator.runs
+    names = [f"shared-{number}" for number in range(40)]
+    card = steps({"id": "say", "action": "echo", "params": {"value": "${input.n}"}, "output": "n"})
+    for number, name in enumerate(names):
+        await runs.start(card, {"n": number}, run_id=name, detach=True)
+    for _ in range(2):
+        serve(stage, orchestrators)
+    records = [await ended(stage, name) for name in names]
+    assert [record.result for record in records] == [{"n": number} for number in range(40)]
+    assert stage.count("echo") == 40
+
+
+async def test_who_lost_a_walk_between_its_claim_and_its_beginning_does_not_begin_it(stage: Stage) -> None:
+    run = await stage.orchestrator.runs.start(CARD, detach=True)
+    async with opened(stage.runs_url) as book:
+        book.write(looks.take_up("first", [], room=1, suspect=False, recoveries=10))
+        book.write(looks.take_up("second", ["first"], room=1, suspect=False, recoveries=10))
+        with pytest.raises(writes.GivenAwayError):
+            book.write(writes.begin_walk(run, run, "first", root=True))
+        book.write(writes.begin_walk(run, run, "second", root=True))
+        assert book.get(run).executor == "second"
+
+
+async def test_the_queues_of_orchestrators_that_are_gone_are_removed(
+    stage: Stage, orchestrators: list[subprocess.Popen[bytes]], file_urls: Urls
+) -> None:
+    from dbos import DBOS
+
+    run = await stage.orchestrator.runs.start(CARD, detach=True)
+    first = serve(stage, orchestrators)
+    await eventually(lambda: stage.count("hold"), 60)
+    first.kill()
+    first.wait()
+    stage.gates["gate"].set()
+    async with Orchestrator.connect(*file_urls, runs_url=stage.runs_url) as second:
+        await second.runs.start(CARD)
+        assert (await second.runs.wait(run, timeout=60)).state == "succeeded"
+    async with Orchestrator.connect(*file_urls, runs_url=stage.runs_url) as third:
+        await third.runs.start(CARD)
+
+        async def queues() -> bool:
+            return len(await DBOS.list_queues_async()) == 1
+
+        async with asyncio.timeout(60):
+            while not await queues():
+                await asyncio.sleep(0.05)
+
+
 async def test_everything_that_waits_goes_on_waiting_in_the_next_process(
     stage: Stage, orchestrators: list[subprocess.Popen[bytes]]
 ) -> None:
