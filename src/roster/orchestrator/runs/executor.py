@@ -77,6 +77,7 @@ class Executor:
         self._asked = asyncio.Event()
         self._looked = asyncio.Event()
         self._number = 0
+        self.leaving = False
 
     @property
     def id(self) -> str:
@@ -110,6 +111,7 @@ class Executor:
 
     async def close(self) -> None:
         """Leave what runs where it is, for whoever comes next."""
+        self.leaving = True
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
