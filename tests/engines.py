@@ -90,7 +90,7 @@ def shared_url(engine: str) -> str:
     """Return the URL of a server that the tests of this process share: for tests that only need a store, or a bus.
 
     It is started when it is first asked for, lives until the process ends, and no test kills or freezes it. An address in
-    `ROSTER_TEST_ETCD`, `ROSTER_TEST_CONSUL`, `ROSTER_TEST_ZOOKEEPER`, `ROSTER_TEST_RABBITMQ` or `ROSTER_TEST_POSTGRES` is used instead.
+    `ROSTER_TEST_ETCD`, `..._CONSUL`, `..._ZOOKEEPER`, `..._RABBITMQ` or `..._POSTGRES` is used instead.
 
     Args:
         engine: `etcd`, `consul`, `zookeeper`, `rabbitmq` or `postgres`.

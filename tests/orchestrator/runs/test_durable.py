@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -169,8 +169,8 @@ async def test_several_orchestrators_share_the_runs(
 async def test_who_lost_a_walk_between_its_claim_and_its_beginning_does_not_begin_it(stage: Stage) -> None:
     run = await stage.orchestrator.runs.start(CARD, detach=True)
     async with opened(stage.runs_url) as book:
-        book.write(looks.take_up("first", [], room=1, suspect=False, recoveries=10))
-        book.write(looks.take_up("second", ["first"], room=1, suspect=False, recoveries=10))
+        book.write(looks.take_up("first", [], room=1, suspects=(), recoveries=10))
+        book.write(looks.take_up("second", ["first"], room=1, suspects=(), recoveries=10))
         with pytest.raises(writes.GivenAwayError):
             book.write(writes.begin_walk(run, run, "first", root=True))
         book.write(writes.begin_walk(run, run, "second", root=True))
@@ -304,9 +304,9 @@ def _put(book: Book, run: str, executor: str | None, state: str = "running", **m
 
 
 def _take(
-    book: Book, me: str, *dead: str, room: int = 10, suspect: bool = True, recoveries: int = 5
+    book: Book, me: str, *dead: str, room: int = 10, suspects: Collection[str] = (), recoveries: int = 5
 ) -> looks.TakenUp:
-    return book.write(looks.take_up(me, dead, room=room, suspect=suspect, recoveries=recoveries))
+    return book.write(looks.take_up(me, dead, room=room, suspects=suspects, recoveries=recoveries))
 
 
 def test_what_the_dead_held_and_what_nobody_holds_is_taken_once(book: Book) -> None:
@@ -353,7 +353,7 @@ def test_suspects_are_taken_up_one_at_a_time(book: Book) -> None:
     taken = _take(book, "me", "dead")
     assert taken.walks == ["ccc", "a"]
     assert taken.suspects == ["a"]
-    assert _take(book, "me", "dead", suspect=False).walks == []
+    assert _take(book, "me", "dead", suspects=["a"]).walks == []
     assert _take(book, "me", "dead").walks == ["bb"]
 
 
@@ -409,3 +409,22 @@ async def test_what_breaks_off_is_taken_up_again_and_given_up_when_it_always_doe
         await runs.resume(run)
         await runs.signal(run, "ring", 2)
         assert (await runs.wait(run, timeout=60)).result == {"e": 2}
+
+
+def test_what_only_waits_is_never_given_up_and_holds_no_suspect_back(book: Book) -> None:
+    _put(book, "waits", "o0")
+    step = ProcessCard.from_dict(steps({"id": "ask", "type": "human_checkpoint", "message": "?"})).steps[
+        "ask"
+    ]
+    place = Place("", "ask", 1)
+    for number in range(1, 30):
+        book.write(writes.begin_walk("waits", "waits", f"o{number - 1}", root=True))
+        book.write(writes.enter_step("waits", place, step, 1))
+        book.write(writes.note_step("waits", place.key, state="waiting", waiting='{"kind":"approval"}'))
+        assert _take(book, f"o{number}", f"o{number - 1}").walks == ["waits"], number
+    record = book.get("waits")
+    assert (record.state, record.recoveries) == ("waiting", 29)
+    _put(book, "kills", "o29")
+    for number in range(30, 34):
+        taken = _take(book, f"o{number}", f"o{number - 1}", suspects=["waits"])
+    assert taken.suspects == ["kills"], "one that waits is not in its way"

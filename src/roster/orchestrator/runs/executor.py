@@ -349,7 +349,7 @@ class Executor:
                 self.id,
                 await self._dead(),
                 room=max(0, at_once - len(self._taken)),
-                suspect=not self._suspects & self._taken,
+                suspects=self._suspects & self._taken,
                 recoveries=self._recoveries,
             ),
             timeout=_OPEN_SECONDS,

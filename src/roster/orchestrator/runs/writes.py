@@ -48,8 +48,7 @@ def insert_new(table: sa.Table, connection: sa.Connection, rows: Sequence[Mappin
 
 
 def begin_walk(walk: str, run: str, executor: str, *, root: bool) -> Write:
-    """Begin a walk that is this executor's. Raises `GivenAwayError` if it is over, or another's: one that stood still between
-    its claim and this may have lost it."""
+    """Begin a walk that is this executor's. Raises `GivenAwayError` if it is over, or another's by now."""
 
     def write(connection: sa.Connection) -> None:
         import sqlalchemy as sa
