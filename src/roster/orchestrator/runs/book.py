@@ -292,7 +292,12 @@ class Book:
                 sa.update(runs)
                 .where(runs.c.id == run, runs.c.state == "dead")
                 .values(
-                    state="pending", ended_at=None, error=None, strikes=0, progress_before=-1, executor=None
+                    state="pending",
+                    ended_at=None,
+                    error=None,
+                    strikes=0,
+                    progress_before=runs.c.progress,
+                    executor=None,
                 )
             )
             if not done.rowcount:
