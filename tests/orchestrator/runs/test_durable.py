@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import eventually
-from tests.orchestrator.runs.conftest import Stage, Urls, staged, steps
+from tests.orchestrator.runs.conftest import Stage, Urls, on_both_databases, staged, steps
 
 from roster import Orchestrator
 from roster.cards import ProcessCard
@@ -81,6 +81,7 @@ async def ended(stage: Stage, run: str) -> RunRecord:
     return await stage.orchestrator.runs.wait(run, timeout=60)
 
 
+@on_both_databases
 async def test_a_step_in_flight_is_found_again_and_finished_ones_are_not_done_again(
     stage: Stage, orchestrators: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -121,6 +122,7 @@ async def test_an_answer_that_nobody_heard_is_kept_and_found(
     assert stage.count("hold") == 1
 
 
+@on_both_databases
 async def test_an_orchestrator_that_leaves_in_good_order_lets_go_of_its_runs(
     file_urls: Urls, runs_url: str
 ) -> None:
@@ -151,6 +153,7 @@ async def test_an_orchestrator_that_leaves_in_good_order_lets_go_of_its_runs(
     ]  # the second joined what was being done
 
 
+@on_both_databases
 async def test_several_orchestrators_share_the_runs(
     stage: Stage, orchestrators: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -166,6 +169,7 @@ async def test_several_orchestrators_share_the_runs(
     assert stage.count("echo") == 40
 
 
+@on_both_databases
 async def test_who_lost_a_walk_between_its_claim_and_its_beginning_does_not_begin_it(stage: Stage) -> None:
     run = await stage.orchestrator.runs.start(CARD, detach=True)
     async with opened(stage.runs_url) as book:
@@ -202,6 +206,7 @@ async def test_the_queues_of_orchestrators_that_are_gone_are_removed(
                 await asyncio.sleep(0.05)
 
 
+@on_both_databases
 async def test_everything_that_waits_goes_on_waiting_in_the_next_process(
     stage: Stage, orchestrators: list[subprocess.Popen[bytes]]
 ) -> None:
@@ -309,6 +314,7 @@ def _take(
     return book.write(looks.take_up(me, dead, room=room, suspects=suspects, recoveries=recoveries))
 
 
+@on_both_databases
 def test_what_the_dead_held_and_what_nobody_holds_is_taken_once(book: Book) -> None:
     _put(book, "a", "dead")
     _put(book, "bb", None, "pending")
@@ -319,6 +325,7 @@ def test_what_the_dead_held_and_what_nobody_holds_is_taken_once(book: Book) -> N
     assert (book.get("a").recoveries, book.get("bb").recoveries) == (1, 0)
 
 
+@on_both_databases
 def test_a_run_that_never_gets_on_is_given_up_and_can_be_taken_up_again(book: Book) -> None:
     _put(book, "killer", "e0")
     _put(book, "innocent", "e0")
@@ -346,6 +353,7 @@ def _place(book: Book, number: int) -> Place:
     return place
 
 
+@on_both_databases
 def test_suspects_are_taken_up_one_at_a_time(book: Book) -> None:
     _put(book, "a", "dead", strikes=2, progress_before=0)
     _put(book, "bb", "dead", strikes=2, progress_before=0)
@@ -372,6 +380,7 @@ def test_the_database_is_private(book: Book, runs_url: str) -> None:
     assert Path(runs_url.removeprefix("sqlite://")).stat().st_mode & 0o077 == 0
 
 
+@on_both_databases
 async def test_what_breaks_off_is_taken_up_again_and_given_up_when_it_always_does(
     memory_urls: Urls, runs_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +420,7 @@ async def test_what_breaks_off_is_taken_up_again_and_given_up_when_it_always_doe
         assert (await runs.wait(run, timeout=60)).result == {"e": 2}
 
 
+@on_both_databases
 def test_what_only_waits_is_never_given_up_and_holds_no_suspect_back(book: Book) -> None:
     _put(book, "waits", "o0")
     step = ProcessCard.from_dict(steps({"id": "ask", "type": "human_checkpoint", "message": "?"})).steps[

@@ -43,7 +43,9 @@ def insert_new(table: sa.Table, connection: sa.Connection, rows: Sequence[Mappin
         from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # the same method
     done = 0
     for row in rows:
-        done += connection.execute(insert(table).values(**row).on_conflict_do_nothing()).rowcount
+        new = insert(table).values(**row).on_conflict_do_nothing()
+        # Without the option an INSERT has the row count -1 on PostgreSQL.
+        done += connection.execute(new, execution_options={"preserve_rowcount": True}).rowcount
     return done
 
 
