@@ -1,4 +1,4 @@
-"""Real etcd, Consul, ZooKeeper, RabbitMQ and PostgreSQL servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
+"""Real servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
 
 from servers.certificates import Certificates
 from servers.consul import Consul
