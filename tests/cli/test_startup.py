@@ -21,7 +21,7 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "tap", "migrate", "export", "import", "doctor", "demo", "completion", "control", "dead", "card",
+    "watch", "tap", "migrate", "export", "import", "gateway", "doctor", "demo", "completion", "control", "dead", "card",
 )  # fmt: skip
 
 _SUBCOMMANDS = (

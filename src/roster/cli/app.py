@@ -24,6 +24,7 @@ from roster.cli import (
     drain,
     explain,
     find,
+    gateway,
     get,
     logs,
     migrate,
@@ -137,6 +138,7 @@ _add(transfer.import_, "import", transfer.IMPORT_EXAMPLES)
 _cards = _group("card", card.root, card.EXAMPLES)
 _add(card.validate, "validate", card.VALIDATE_EXAMPLES, _cards)
 _add(card.graph, "graph", card.GRAPH_EXAMPLES, _cards)
+_add(gateway.gateway, "gateway", gateway.EXAMPLES)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)
