@@ -55,11 +55,11 @@ def gateway(
         ),
     ] = None,
 ) -> None:
-    """Serve the team over HTTP until Ctrl-C: API, live events, metrics, dashboard.
+    """Serve the team over HTTP until Ctrl-C.
 
-    The API is under /api/v1, its description at /openapi.json. Nodes in any language register, get their commands and answer
-    over it. On loopback everybody on this machine may use it unless a token file says otherwise; beyond loopback it does not
-    start without one. See docs/gateway.md.
+    That is an API under /api/v1, described at /openapi.json, live events, metrics and a dashboard. Nodes in any language
+    register over it, get their commands and answer them. On loopback everybody on this machine may use it unless a token
+    file says otherwise; beyond loopback it does not start without one. See docs/gateway.md.
     """
     try:
         import roster.gateway  # noqa: F401 - what is missing is to be known before anything is opened

@@ -9,15 +9,27 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from roster._text import safe
 from roster._version import __version__
 from roster.errors import RosterError
-from roster.gateway import capabilities, health, nodes
+from roster.gateway import (
+    call_routes,
+    capabilities,
+    changes,
+    health,
+    lookups,
+    member_routes,
+    nodes,
+    session_routes,
+)
+from roster.gateway.common import ERRORS
 from roster.gateway.core import Gateway
 from roster.gateway.doors import Doors
 from roster.gateway.problems import Problem, problem_of
@@ -50,7 +62,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (health, nodes, capabilities):
+    for module in (health, session_routes, nodes, changes, member_routes, capabilities, lookups, call_routes):
         app.include_router(module.router(gateway))
     description: list[dict[str, Any]] = []
 
@@ -61,6 +73,19 @@ def create_api(gateway: Gateway) -> FastAPI:
         if not description:
             description.append(describe(app))
         return Response(encode(description[0]), media_type="application/json")
+
+    @app.get(
+        "/metrics",
+        tags=["health"],
+        summary="Metrics for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **ERRORS()},
+    )
+    async def metrics() -> Response:
+        """Prometheus' text format; the names are in docs/gateway.md."""
+        return Response(
+            gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST, headers={"cache-control": "no-store"}
+        )
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
@@ -105,8 +130,11 @@ def _add_errors(app: FastAPI) -> None:
         return problem.response()
 
     @app.exception_handler(RosterError)
-    async def on_error(_: Request, error: RosterError) -> Response:
-        return problem_of(error).response()
+    async def on_error(request: Request, error: RosterError) -> Response:
+        problem = problem_of(error)
+        if problem.status == 500:
+            logger.error("%s %s failed", request.method, safe(request.url.path), exc_info=error)
+        return problem.response()
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> Response:
@@ -129,7 +157,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_defect(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        logger.error("%s %s failed", request.method, safe(request.url.path), exc_info=error)
         return Problem(
             500, "internal", "the gateway failed; this is a defect in Roster, its log says more"
         ).response()

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from roster.errors import NodeNotFoundError
 from roster.gateway.common import ERRORS, JSON
+from roster.gateway.demand import load_of
 from roster.gateway.encoding import encode
 from roster.gateway.nodes import Limit, Namespace, Page
 from roster.gateway.paging import cut, page_token, read_page
@@ -92,14 +93,6 @@ def capability_view(gateway: Gateway, name: str, namespace: str | None) -> dict[
         "mismatch": any(mismatch.capability == name for mismatch in index.contracts.mismatches()),
         "offered_by": sorted(record.key for record in records)[:_MAX_LISTED],
     }
-
-
-def load_of(gateway: Gateway, record: NodeRecord) -> tuple[int, int]:
-    """Return a node's tasks and its capacity: as the calls of this gateway know them, else as the registry does."""
-    load = gateway.orchestrator.router.load(record.key)
-    if load is None:
-        return record.active_tasks, record.capacity
-    return load.active, load.capacity
 
 
 def _description(records: list[NodeRecord], name: str) -> str:

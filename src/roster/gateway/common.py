@@ -10,7 +10,6 @@ from fastapi import Request
 from roster.gateway.problems import MEDIA_TYPE
 
 JSON = "application/json"
-NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
 _MEANINGS = {
     304: "It is as the tag in `If-None-Match` says.",

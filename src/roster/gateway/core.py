@@ -5,21 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import Request
 
-from roster.errors import StoreError
+from roster._clock import boottime
+from roster.bus.base import Exchange
+from roster.bus.message import Kind
+from roster.errors import CallError, StoreError
+from roster.gateway.calls import Calls
 from roster.gateway.feed import Feed
+from roster.gateway.history import History
+from roster.gateway.members import Members
+from roster.gateway.metrics import Metrics
 from roster.gateway.problems import Problem
+from roster.gateway.rates import Rates
+from roster.gateway.sessions import Sessions
 from roster.gateway.settings import Settings
+from roster.gateway.tokens import Principal, Tokens
 from roster.gateway.views import Views
 from roster.orchestrator import Orchestrator
+from roster.registry import NodeEvent, NodeRecord
 
 logger = logging.getLogger("roster.gateway")
 
 _AGAIN = 1.0
+_SHOWN = 2.0
 
 
 class Gateway:
@@ -38,13 +51,24 @@ class Gateway:
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.settings.check()
+        limits = self.settings.limits
+        self.tokens = None if self.settings.tokens is None else Tokens(self.settings.tokens)
+        self.sessions = Sessions()
+        self.failures = Rates(limits.failures / 60.0, limits.failures)
         self.views = Views()
+        self.history = History()
+        self.metrics = Metrics(self)
+        self.calls = Calls(self)
+        self.members = Members(self, bus_url)
+        self.connections: Callable[[], int] = lambda: 0
         self.streams = 0
         self.leaving = False
         self._registry_url = registry_url
         self._bus_url = bus_url
         self._stack = AsyncExitStack()
         self._synced = False
+        self._leaving = asyncio.Event()
+        self._shown: dict[str, set[asyncio.Event]] = {}
 
     async def __aenter__(self) -> Gateway:
         try:
@@ -61,6 +85,15 @@ class Gateway:
         await self.registry.store.info()
         self.feed = Feed(self.registry, self.views)
         self._stack.callback(self.feed.close)
+        for listener in (self.history.on_event, self.calls.on_event, self._on_event):
+            self.feed.add_listener(listener)
+        self._stack.push_async_callback(self.members.close)
+        self._stack.push_async_callback(self.calls.close)
+        if self.tokens is not None:
+            refreshing = asyncio.create_task(self._refresh(self.tokens), name="roster-gateway-tokens")
+            self._stack.push_async_callback(_end, refreshing)
+        listening = asyncio.create_task(self._listen(), name="roster-gateway-events")
+        self._stack.push_async_callback(_end, listening)
         syncing = asyncio.create_task(self._sync(), name="roster-gateway-sync")
         self._stack.push_async_callback(_end, syncing)
 
@@ -78,6 +111,25 @@ class Gateway:
         self.feed.start()
         self._synced = True
 
+    async def _refresh(self, tokens: Tokens) -> None:
+        while True:
+            await asyncio.sleep(_AGAIN)
+            tokens.refresh()
+
+    async def _listen(self) -> None:
+        """Hear what nodes publish, for their histories."""
+        while True:
+            try:
+                await self.orchestrator.bus.subscribe(["evt.#"], self.history.on_published)
+                return
+            except CallError as error:
+                logger.warning("the bus cannot be listened to, trying again: %s", error)
+                await asyncio.sleep(_AGAIN)
+
+    def _on_event(self, event: NodeEvent) -> None:
+        for waiter in self._shown.get(event.key, ()):
+            waiter.set()
+
     async def __aexit__(self, *exc: object) -> None:
         self.leave()
         await self._stack.aclose()
@@ -85,6 +137,7 @@ class Gateway:
     def leave(self) -> None:
         """Begin to leave: streams and long polls end, so that their clients go elsewhere."""
         self.leaving = True
+        self._leaving.set()
         self.feed.close()
 
     # -- how it is ---------------------------------------------------------------------------------
@@ -122,6 +175,75 @@ class Gateway:
                 headers={"retry-after": "5"},
             )
 
+    def need_ready(self) -> None:
+        """Raise if it is not ready.
+
+        Raises:
+            Problem: it is not.
+        """
+        if (reason := self.not_ready) is not None:
+            raise Problem(503, "not-ready", reason, headers={"retry-after": "1"})
+
+    @asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Count a long poll among the open streams.
+
+        Raises:
+            Problem: there is no room for one more.
+        """
+        self.allow_stream()
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    async def until(self, event: asyncio.Event, timeout: float) -> None:
+        """Wait for an event, or for `timeout` seconds, or until the gateway leaves."""
+        waiting = asyncio.ensure_future(event.wait())
+        leaving = asyncio.ensure_future(self._leaving.wait())
+        try:
+            await asyncio.wait({waiting, leaving}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            leaving.cancel()
+
+    async def shown(self, key: str, holds: Callable[[NodeRecord], bool] | None) -> None:
+        """Wait a moment until the copy shows what was just written, so that whoever wrote it reads it.
+
+        Args:
+            key: the node.
+            holds: what it shows then; None: it is gone.
+        """
+        until = boottime() + _SHOWN
+        waiter = asyncio.Event()
+        self._shown.setdefault(key, set()).add(waiter)
+        try:
+            while (left := until - boottime()) > 0:
+                record = self.registry.informer.get(key)
+                if (record is None) if holds is None else (record is not None and holds(record)):
+                    return
+                waiter.clear()
+                try:
+                    async with asyncio.timeout(left):
+                        await waiter.wait()
+                except TimeoutError:
+                    return
+        finally:
+            self._shown[key].discard(waiter)
+            if not self._shown[key]:
+                del self._shown[key]
+
+    @staticmethod
+    async def answered(exchange: Exchange, timeout: float) -> bool:
+        """Return whether a result comes in time."""
+        try:
+            async with asyncio.timeout(timeout):
+                return (await exchange.answer).kind is Kind.RESULT
+        except TimeoutError:
+            exchange.cancel()
+            return False
+
     async def counted(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the same, and count it among the open streams as long as it lasts."""
         self.streams += 1
@@ -133,7 +255,29 @@ class Gateway:
 
     def still_allowed(self, request: Request) -> Callable[[], bool]:
         """Return a function that tells whether whoever sent this request is let in still."""
-        return lambda: True
+        principal: Principal = request.state.principal
+        tokens = self.tokens
+
+        def still() -> bool:
+            if self.leaving:
+                return False
+            return tokens is None or (
+                tokens.of_digest(principal.digest) == principal and not principal.expired(time.time())
+            )
+
+        return still
+
+    # -- what is measured --------------------------------------------------------------------------
+
+    @property
+    def reconnects(self) -> int:
+        """How often a connection to the bus was made anew."""
+        buses = (self.orchestrator.bus, self.members.bus)
+        return sum(getattr(bus, "reconnects", 0) for bus in buses)
+
+    def runs_waiting(self, capability: str) -> int:
+        """How many runs wait for want of a node that offers a capability."""
+        return 0
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
-from roster.gateway.common import ERRORS, JSON, NAME, page_of
+from roster.gateway.common import ERRORS, JSON, page_of
 from roster.gateway.encoding import encode, matches_tag, tag_of
 from roster.gateway.feed import Entry, Feed
 from roster.gateway.paging import cut, page_token, read_page
-from roster.gateway.schemas import NodeDocument, NodeList, State
+from roster.gateway.schemas import NAME, NodeDocument, NodeList, State
 from roster.gateway.streaming import COMMENT, EventStream, event
 from roster.gateway.views import moment
 from roster.passport import Selector

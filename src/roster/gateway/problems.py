@@ -76,6 +76,16 @@ class Problem(Exception):
         )
 
 
+def too_many(wait: float, what: str) -> Problem:
+    """Return the refusal of who comes too often; `wait` is seconds."""
+    return Problem(
+        429,
+        "too-many-requests",
+        f"{what}; wait a little",
+        headers={"retry-after": str(max(1, round(wait + 0.5)))},
+    )
+
+
 def _title(status: int) -> str:
     try:
         return HTTPStatus(status).phrase

@@ -76,6 +76,7 @@ async def serve(
         h11_max_incomplete_event_size=limits.header_bytes,
     )
     server = _Server(config, gateway, on_started)
+    gateway.connections = lambda: len(server.server_state.connections)
     ended: list[signal.Signals] = []
     loop = asyncio.get_running_loop()
 
