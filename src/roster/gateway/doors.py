@@ -115,6 +115,14 @@ class Doors:
         if path in _PROBES:
             self._limit(f"address {address}")
             return None  # a probe asks by address, under whatever name, and learns nothing
+        # h11's own bound holds for headers that come in pieces alone.
+        size = (
+            len(scope["raw_path"])
+            + len(scope["query_string"])
+            + sum(len(k) + len(v) for k, v in scope["headers"])
+        )
+        if size > self._limits.header_bytes:
+            raise Problem(431, "too-large", f"the headers are larger than {self._limits.header_bytes} bytes")
         self._check_host(headers)
         self._check_origin(method, headers)
         principal, by_cookie = self._identify(headers, address)

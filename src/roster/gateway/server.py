@@ -220,6 +220,11 @@ class _Bounded(H11Protocol):
         self._writing = None
         self.transport.abort()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is not HTTP, or its headers do not end."""
+        self._end()
+        self._refuse(400, "invalid-http", f"{msg} The headers may have {self.limits.header_bytes} bytes.")
+
     def _refuse(self, status: int, type: str, detail: str) -> None:
         """Answer outside of any request, and close."""
         from roster.gateway.problems import Problem
