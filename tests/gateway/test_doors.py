@@ -214,7 +214,10 @@ async def test_a_stream_ends_when_its_token_does(
     serving: Serving, tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("roster.gateway.nodes._KEEP_ALIVE", 0.05)
-    async with serving(tokens=tokens) as served, events(served, "/api/v1/watch", headers=served.as_(READER)) as stream:
+    async with (
+        serving(tokens=tokens) as served,
+        events(served, "/api/v1/watch", headers=served.as_(READER)) as stream,
+    ):
         await stream.until("synced")
         tokens.write_text(tokens.read_text().replace(_hash(READER), _hash("another" * 8)))
         with pytest.raises(AssertionError, match="the stream ended"):

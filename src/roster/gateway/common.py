@@ -25,11 +25,12 @@ _MEANINGS = {
     421: "The host is none of this gateway's names.",
     422: "Parameters or body are wrong; `errors` says where.",
     429: "Too many requests; see `Retry-After`.",
+    431: "The headers are too large.",
     502: "The node failed.",
     503: "The store, the bus or all nodes are not to be had at present; see `Retry-After`.",
     504: "No answer before the deadline.",
 }
-_ALWAYS = (400, 401, 403, 413, 421, 422, 429, 503)
+_ALWAYS = (400, 401, 403, 413, 421, 422, 429, 431, 503)
 
 
 def ERRORS(*statuses: int) -> dict[int | str, dict[str, Any]]:
