@@ -369,3 +369,37 @@ async def test_the_past_of_a_node_is_told_newest_first(
     assert past["tasks"][0]["error"]
     assert past["events"][0]["topic"] == "evt.words.counted"
     assert past["events"][0]["data"] == {"words": 3}
+
+
+async def test_the_quick_way_of_find_answers_as_the_route_does(
+    serving: Serving, memory_urls: tuple[str, str]
+) -> None:
+    async with serving() as served, agent(memory_urls):
+        await known(served)
+        for query in (
+            "capability=count_words",
+            "capability=count_words&namespace=ai-team",
+            "capability=sing",
+        ):
+            quick = await served.client.get(f"/api/v1/find?{query}", headers={"accept-encoding": "identity"})
+            route = await served.client.get(f"/api/v1/find?{query}", headers={"accept-encoding": "gzip"})
+            for found in (quick.json(), route.json()):
+                for node in found["items"]:
+                    node.pop("last_seen")
+                assert found == {**quick.json(), "items": found["items"]}
+            assert [one["key"] for one in quick.json()["items"]] == [
+                one["key"] for one in route.json()["items"]
+            ]
+        for query in (
+            "capability=",
+            "",
+            "capability=x&capability=y",
+            "capability=x&namespace=..",
+            "capability=x&limit=0",
+        ):
+            answers = [
+                await served.client.get(f"/api/v1/find?{query}", headers={"accept-encoding": kind})
+                for kind in ("identity", "gzip")
+            ]
+            assert answers[0].status_code == answers[1].status_code
+            assert answers[0].content == answers[1].content

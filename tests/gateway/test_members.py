@@ -301,11 +301,19 @@ async def test_a_drained_program_gets_no_new_work_until_it_is_undrained(
 ) -> None:
     async with serving() as served, caller(memory_urls) as orchestrator:
         program = await register(served)
+        await orchestrator.start()
+
+        def seen(healthy: bool) -> bool:
+            record = orchestrator.registry.informer.get("ai-team/counter-001")
+            return record is not None and record.healthy is healthy
+
         drained = await served.client.post(f"{OWN}/drain")
+        await until(lambda: seen(healthy=False))
         with pytest.raises(NoCapableNodesError):
             await orchestrator.call("count_words", {"text": "a"}, timeout=1)
         notice = (await program.take())[0]
         undrained = await served.client.post(f"{OWN}/undrain")
+        await until(lambda: seen(healthy=True))
         calling = asyncio.create_task(orchestrator.call("count_words", {"text": "a"}, timeout=50))
         command = [item for item in await program.take() if item["type"] == "command"]
         while not command:

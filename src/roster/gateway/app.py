@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from roster._text import safe
 from roster._version import __version__
@@ -48,7 +48,38 @@ Every error is an RFC 9457 problem document. Lists come in pages (`limit`, `page
 def create_app(gateway: Gateway) -> ASGIApp:
     """Return the application of an open gateway, doors included."""
     api = create_api(gateway)
-    return Doors(GZipMiddleware(api, minimum_size=1024, compresslevel=5), gateway)
+    return Doors(Quick(GZipMiddleware(api, minimum_size=1024, compresslevel=5), gateway), gateway)
+
+
+class Quick:
+    """Answers the plainest lookup, `find` by capability, as the route does and without the way there, which is longer than
+    the lookup: it is what orchestrators ask all the time (`make bench`).
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+        self._app = app
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["path"] == "/api/v1/find" and scope["method"] == "GET" and not self._gateway.not_ready:
+            plain = lookups.plain_query(scope["query_string"])
+            # Whoever wants it compressed goes the long way.
+            if plain is not None and not any(
+                name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"]
+            ):
+                scope["route"] = _FIND
+                response = await lookups.look_up(self._gateway, Request(scope), *plain)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class _Find:
+    path = "/api/v1/find"
+
+
+_FIND = _Find()
 
 
 def create_api(gateway: Gateway) -> FastAPI:

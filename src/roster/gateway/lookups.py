@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
@@ -17,6 +19,7 @@ from roster.gateway.paging import cut, page_token, read_page
 from roster.gateway.problems import Problem
 from roster.gateway.schemas import NodeList, NodeShape
 from roster.gateway.views import moment
+from roster.passport.fields import is_dns_label
 
 if TYPE_CHECKING:
     from roster.gateway.core import Gateway
@@ -71,6 +74,48 @@ class Demand(BaseModel):
     staleness: float
 
 
+async def look_up(
+    gateway: Gateway,
+    request: Request,
+    capability: str,
+    namespace: str | None = None,
+    selector: str | None = None,
+    version: str | None = None,
+    healthy: bool | None = True,
+    limit: int = 500,
+    page: str | None = None,
+) -> Response:
+    """Answer `find`."""
+    after, resume = read_page(page)
+    found = await gateway.registry.find(
+        capability=capability, selector=selector, namespace=namespace, version=version, healthy=healthy
+    )
+    items, more = cut(found, lambda record: f"{record.namespace}\0{record.name}", after, limit)
+    staleness = gateway.staleness
+    resume = resume or gateway.feed.place
+    token = page_token(f"{items[-1].namespace}\0{items[-1].name}", resume) if more else None
+    now = encode(moment(staleness))
+    tail = encode({"total": len(found), "next": token, "resume": resume, "staleness": round(staleness, 3)})
+    body = b'{"items":[' + b",".join([gateway.views.of(one, now) for one in items]) + b"]," + tail[1:]
+    return Response(body, media_type=JSON, headers={"link": page_of(request, token)} if token else None)
+
+
+@lru_cache(maxsize=1024)
+def plain_query(query: bytes) -> tuple[str, str | None] | None:
+    """Return capability and namespace of a query string that has nothing else; None where the route must look."""
+    try:
+        given = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=2, errors="strict")
+    except ValueError:
+        return None
+    fields = dict(given)
+    capability, namespace = fields.pop("capability", ""), fields.pop("namespace", None)
+    if fields or len(given) != 1 + (namespace is not None) or not 1 <= len(capability) <= 253:
+        return None
+    if namespace is not None and not is_dns_label(namespace):
+        return None
+    return capability, namespace
+
+
 def router(gateway: Gateway) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/api/v1", tags=["lookups"])
@@ -87,24 +132,8 @@ def router(gateway: Gateway) -> APIRouter:
         page: Page = None,
     ) -> Response:
         """The nodes that offer a capability, ready and busy ones alone unless asked otherwise. Answered from memory."""
-        after, resume = read_page(page)
-        found = await gateway.registry.find(
-            capability=capability,
-            selector=selector,
-            namespace=namespace,
-            version=version,
-            healthy=True if healthy == "true" else None,
-        )
-        items, more = cut(found, lambda record: f"{record.namespace}\0{record.name}", after, limit)
-        staleness = gateway.staleness
-        resume = resume or gateway.feed.place
-        token = page_token(f"{items[-1].namespace}\0{items[-1].name}", resume) if more else None
-        now = encode(moment(staleness))
-        tail = encode(
-            {"total": len(found), "next": token, "resume": resume, "staleness": round(staleness, 3)}
-        )
-        body = b'{"items":[' + b",".join([gateway.views.of(one, now) for one in items]) + b"]," + tail[1:]
-        return Response(body, media_type=JSON, headers={"link": page_of(request, token)} if token else None)
+        wanted = True if healthy == "true" else None
+        return await look_up(gateway, request, capability, namespace, selector, version, wanted, limit, page)
 
     @routes.get(
         "/pick", response_model=Picked, responses=ERRORS(404), summary="Pick the node that a call would go to"

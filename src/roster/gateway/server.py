@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
@@ -131,6 +131,35 @@ def _protocol(limits: Limits, room: int) -> type[H11Protocol]:
     return Protocol
 
 
+class _Corked:
+    """A transport that writes once in each turn of the loop: headers and body, written apart by uvicorn, leave together."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._waiting: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn."""
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            data, self._waiting = b"".join(self._waiting), []
+            if not self._transport.is_closing():
+                self._transport.write(data)
+
+    def close(self) -> None:
+        """Close when everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class _Bounded(H11Protocol):
     """uvicorn's protocol with absolute deadlines, which it does not have: a client that sends a byte now and then, or
     reads none, holds its connection no longer than the limits say.
@@ -146,7 +175,7 @@ class _Bounded(H11Protocol):
         self._full = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own has it
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", _Corked(transport, self.loop)))
         if len(self.connections) > self.room:
             self._full = True
             self._refuse(503, "too-many-connections", "too many connections are open; try again later")
