@@ -221,6 +221,28 @@ class ExpressionError(CardError, ValueError):
     """An expression has no value: a name that is not set, types that do not compare, a value over a limit."""
 
 
+class RunError(RosterError):
+    """A run of a process card cannot be done, or cannot be done with."""
+
+
+class RunsUnavailableError(RunError):
+    """The database of runs is out of reach, damaged, or refuses."""
+
+    exit_code = 3
+
+
+class RunNotFoundError(RunError, LookupError):
+    """There is no such run."""
+
+    exit_code = 5
+
+
+class RunConflictError(RunError):
+    """The run is not in the state for that, or another run has its id."""
+
+    exit_code = 11
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of a call.

@@ -199,6 +199,10 @@ class Call:
             self._forget_reborn()
         if self.keyed is not None:
             return await self.keyed.choose(self._excluded())
+        return await self.choose_freely()
+
+    async def choose_freely(self) -> NodeRecord | None:
+        """Return the best node for the next try, whatever the key, or None to look again."""
         if self._alone:
             return await self._choose_idle()
         exclude = self._excluded()
@@ -243,6 +247,15 @@ class Call:
         if self.keyed is not None or self.revived is not None:
             return None  # nobody else may have it as long as this one is there
         return self.team.choose(self.query, self._excluded(node.key))
+
+    @property
+    def last(self) -> CallError | None:
+        """How the last try failed."""
+        return self._last
+
+    def tried(self, node: NodeRecord) -> None:
+        """Leave this incarnation out as long as there are others."""
+        self._tried[node.key] = node.uid
 
     def _pass_over(self, node: NodeRecord) -> None:
         """This incarnation is gone."""
@@ -486,13 +499,13 @@ class Call:
         left = self.deadline - boottime()
         if self.team.closed or error.code in (Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.CANCELLED):
             self._give_up(error)
-        if self.keyed is not None and error.retryable and error.outcome in ("not_sent", "refused"):
-            await self.keyed.refused(node, error)
+        refused = error.retryable and error.outcome in ("not_sent", "refused")
+        if self.keyed is not None and refused and await self.keyed.refused(node, error):
             return
         if left <= 0:
             self._give_up(error if isinstance(error, CallTimeoutError) else self._too_late(error))
         if self.keyed is None:
-            self._tried[node.key] = node.uid
+            self.tried(node)
         else:
             await self.keyed.failed(node)
         if error.outcome in ("not_sent", "refused"):

@@ -290,8 +290,8 @@ class KeyedCall:
         """The node brought the result."""
         self._keys.remember(self._scope, node)
 
-    async def refused(self, node: NodeRecord, error: CallError) -> None:
-        """It did not start. Wait for the same node, unless it is gone."""
+    async def refused(self, node: NodeRecord, error: CallError) -> bool:
+        """It did not start. Wait for the same node, unless it is gone; return whether that was all there is to do."""
         call = self._call
         left = call.deadline - boottime()
         full = error.code is Code.RESOURCE_EXHAUSTED and not self.cut
@@ -308,10 +308,11 @@ class KeyedCall:
             del attempts[-1]  # one line for one wait
         if self.cut and await self._gone(node):
             call._pass_over(node)
-            return
+            return True
         await self._pause(node, left)
         if full and call.deadline - boottime() < TOO_LITTLE:
             raise self._no_room(node)
+        return True
 
     def _no_room(self, node: NodeRecord) -> AllNodesBusyError:
         call = self._call

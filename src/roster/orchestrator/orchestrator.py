@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import open_bus
@@ -35,6 +35,10 @@ from roster.orchestrator.waiting import WaitingRoom
 from roster.passport import Selector, VersionRange
 from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
+
+if TYPE_CHECKING:
+    from roster.orchestrator.runs.record import RunRecord
+    from roster.orchestrator.runs.runs import CardLike, NoNodes, Runs
 
 DEFAULT_TIMEOUT = 30.0
 CONTROL_TIMEOUT = 10.0
@@ -101,7 +105,13 @@ class Orchestrator:
     """
 
     def __init__(
-        self, registry: Registry, bus: Bus, *, strategy: str = "least_loaded", namespace: str | None = None
+        self,
+        registry: Registry,
+        bus: Bus,
+        *,
+        strategy: str = "least_loaded",
+        namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> None:
         self.registry = registry
         self.bus = bus
@@ -118,6 +128,8 @@ class Orchestrator:
         self._nodes: dict[str, NodeRecord] = {}
         if isinstance(bus, OutlivesCallers):
             bus.on_orphan = Orphans(self).see_to
+        self._runs: Runs | None = None
+        self._runs_url = runs_url
         self._ready = False
         self._starting = asyncio.Lock()
         self._remove_listener: Callable[[], None] | None = None
@@ -130,6 +142,7 @@ class Orchestrator:
         *,
         strategy: str = "least_loaded",
         namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> Connecting:
         """Open registry and bus.
 
@@ -139,6 +152,8 @@ class Orchestrator:
             strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
             namespace: the caller's own, whose idempotency keys its calls use; without it that of the node whose handler
                 calls, else `ROSTER_NAMESPACE`, else `default`.
+            runs_url: the database of runs, `sqlite:///path` or `postgresql://...`; without it `ROSTER_RUNS`, else the user's
+                SQLite file. It is opened at the first use.
 
         Returns:
             An object for `async with`; awaiting it gives an orchestrator that is closed with `close`.
@@ -146,7 +161,7 @@ class Orchestrator:
         Raises:
             ConfigError: a URL, the strategy or the namespace is wrong.
         """
-        return Connecting(registry_url, bus_url, strategy, namespace)
+        return Connecting(registry_url, bus_url, strategy, namespace, runs_url)
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -257,10 +272,10 @@ class Orchestrator:
             on_progress,
         )
         if idempotency_key is not None:
-            call.keyed = KeyedCall(call, idempotency_key, self._source_here())
+            call.keyed = KeyedCall(call, idempotency_key, self.source_here())
         return call
 
-    def _source_here(self) -> str:
+    def source_here(self) -> str:
         """Return who calls: inside a handler its node's namespace does, unless the orchestrator was given one."""
         handling = current_command.get() if self._namespace is None else None
         if handling is None:
@@ -382,6 +397,49 @@ class Orchestrator:
         )
         result = await letters.revive(call, command)
         return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
+
+    @property
+    def runs(self) -> Runs:
+        """Runs of process cards: begin, look, cancel, approve. Their database is opened at the first use."""
+        if self._runs is None:
+            from roster.orchestrator.runs.runs import Runs  # who only calls need not read the cards' modules
+
+            self._runs = Runs(self, self._runs_url)
+        return self._runs
+
+    async def run(
+        self,
+        card: CardLike,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        no_nodes: NoNodes = "wait",
+        timeout: float | None = None,
+    ) -> RunRecord:
+        """Run a process card, and return the record of the run when it has ended, however that is.
+
+        The run is on the disk before anything is done. If this process dies, the next orchestrator on the same database goes
+        on with it (`roster orchestrate` is one that waits for that); finished steps are not done again.
+
+        Args:
+            card: its file, its document, or a `ProcessCard`.
+            inputs: what `${input...}` means in the card; JSON.
+            run_id: an id of your own; the same id with the same card and inputs is the same run.
+            no_nodes: a step that no node can do waits for one up to its timeout (`wait`), or fails at once (`fail`).
+            timeout: seconds to wait for the end; the run goes on beyond. The card has a `timeout` of its own.
+
+        Raises:
+            DocumentError: the card, or one that it runs, is wrong.
+            TimeoutError: it has not ended in time.
+            ConfigError: the extra `runs` is not installed.
+            RunsUnavailableError: the database of runs cannot be used.
+
+        Example:
+            >>> record = await orchestrator.run("card.yaml", {"topic": "bees"})
+            >>> record.status, record.result
+            ('success', {'article': 'All about bees'})
+        """
+        return await self.runs.run(card, inputs, run_id=run_id, no_nodes=no_nodes, timeout=timeout)
 
     # -- control --------------------------------------------------------------------------------------------------
 
@@ -595,6 +653,8 @@ class Orchestrator:
         """Close bus and registry. The commands of calls that are still open are taken back, and the calls fail."""
         if self.closed:
             return
+        if self._runs is not None:
+            await self._runs.close()
         self.closed = True
         if self._remove_listener is not None:
             self._remove_listener()
@@ -624,12 +684,18 @@ class Connecting:
     """An orchestrator on its way: `async with` it, or await it."""
 
     def __init__(
-        self, registry_url: str | None, bus_url: str | None, strategy: str, namespace: str | None = None
+        self,
+        registry_url: str | None,
+        bus_url: str | None,
+        strategy: str,
+        namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> None:
         self._registry_url = registry_url
         self._bus_url = bus_url
         self._strategy = strategy
         self._namespace = namespace
+        self._runs_url = runs_url
         self._opened: Orchestrator | None = None
 
     async def _open(self) -> Orchestrator:
@@ -641,7 +707,9 @@ class Connecting:
             await registry.close()
             raise
         try:
-            return Orchestrator(registry, bus, strategy=self._strategy, namespace=self._namespace)
+            return Orchestrator(
+                registry, bus, strategy=self._strategy, namespace=self._namespace, runs_url=self._runs_url
+            )
         except BaseException:
             await bus.close()
             await registry.close()

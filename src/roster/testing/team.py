@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from roster.bus import MindBus, open_bus
@@ -105,7 +106,13 @@ class Team:
             # Beside the faults: it sees the store as it is, and keeps one in memory from being forgotten.
             self._store = await stack.enter_async_context(self._make_store())
             self.registry = await Registry.connect(self.registry_url, thaw_grace=self._thaw_grace)
-            self.orchestrator = Orchestrator(self.registry, open_bus(self.bus_url), strategy=self._strategy)
+            folder = stack.enter_context(TemporaryDirectory(prefix="roster-team-"))
+            self.orchestrator = Orchestrator(
+                self.registry,
+                open_bus(self.bus_url),
+                strategy=self._strategy,
+                runs_url=f"sqlite:///{folder}/runs.sqlite",
+            )
             await stack.enter_async_context(self.orchestrator)
             await self.orchestrator.bus.__aenter__()
             await self.orchestrator.start()
