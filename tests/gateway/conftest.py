@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -46,7 +47,7 @@ Serving = Callable[..., AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture
-def serving(memory_urls: tuple[str, str]) -> Serving:
+def serving(memory_urls: tuple[str, str], tmp_path: Path) -> Serving:
     """Serve a gateway: `async with serving(limits=...) as served`."""
 
     @asynccontextmanager
@@ -55,7 +56,9 @@ def serving(memory_urls: tuple[str, str]) -> Serving:
         listening = bind(wanted)
         started = asyncio.Event()
         host, port = listening.getsockname()[:2]
-        async with Gateway(wanted, registry_url=urls[0], bus_url=urls[1]) as gateway:
+        async with Gateway(
+            wanted, registry_url=urls[0], bus_url=urls[1], runs_url=f"sqlite:///{tmp_path}/runs.sqlite"
+        ) as gateway:
             task = asyncio.create_task(serve(gateway, listening, on_started=started.set, signals=False))
             try:
                 async with asyncio.timeout(BOUND):

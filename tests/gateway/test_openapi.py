@@ -38,7 +38,7 @@ STREAMS = ("/api/v1/watch", "/api/v1/nodes/{namespace}/{name}/commands/stream")
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway on a thread of its own, with a little team."""
     thread = LoopThread("schemathesis").start()
     urls = ("memory://schemathesis", "memory://schemathesis")
@@ -46,7 +46,9 @@ def url() -> Iterator[str]:
 
     async def start() -> str:
         wanted = Settings(port=0, limits=Limits(rate=1e6, burst=1_000_000))
-        gateway = Gateway(wanted, registry_url=urls[0], bus_url=urls[1])
+        directory = tmp_path_factory.mktemp("runs")
+        runs_url = f"sqlite:///{directory}/runs.sqlite"
+        gateway = Gateway(wanted, registry_url=urls[0], bus_url=urls[1], runs_url=runs_url)
         await gateway.__aenter__()
         listening = bind(wanted)
         started = asyncio.Event()

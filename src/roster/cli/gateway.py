@@ -54,6 +54,14 @@ def gateway(
             show_default=False,
         ),
     ] = None,
+    orchestrate: Annotated[
+        bool,
+        typer.Option(
+            "--orchestrate",
+            help="Take up runs of process cards, too: those of orchestrators that died, and detached ones.",
+            show_default=False,
+        ),
+    ] = False,
 ) -> None:
     """Serve the team over HTTP until Ctrl-C.
 
@@ -70,7 +78,12 @@ def gateway(
         ) from None
     host, port = read_listen(listen)
     settings = Settings(
-        host=host, port=port, tokens=token_file, names=tuple(name or ()), origins=tuple(origin or ())
+        host=host,
+        port=port,
+        tokens=token_file,
+        names=tuple(name or ()),
+        origins=tuple(origin or ()),
+        orchestrate=orchestrate,
     )
     settings.check()
     number = session.run(_serve(session, settings))

@@ -27,6 +27,7 @@ from roster.gateway import (
     lookups,
     member_routes,
     nodes,
+    run_routes,
     session_routes,
 )
 from roster.gateway.common import ERRORS
@@ -93,7 +94,17 @@ def create_api(gateway: Gateway) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (health, session_routes, nodes, changes, member_routes, capabilities, lookups, call_routes):
+    for module in (
+        health,
+        session_routes,
+        nodes,
+        changes,
+        member_routes,
+        capabilities,
+        lookups,
+        call_routes,
+        run_routes,
+    ):
         app.include_router(module.router(gateway))
     description: list[dict[str, Any]] = []
 

@@ -26,6 +26,7 @@ _MEANINGS = {
     422: "Parameters or body are wrong; `errors` says where.",
     429: "Too many requests; see `Retry-After`.",
     431: "The headers are too large.",
+    501: "The extra that this needs is not installed.",
     502: "The node failed.",
     503: "The store, the bus or all nodes are not to be had at present; see `Retry-After`.",
     504: "No answer before the deadline.",

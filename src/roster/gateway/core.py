@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,7 +15,7 @@ from fastapi import Request
 from roster._clock import boottime
 from roster.bus.base import Exchange
 from roster.bus.message import Kind
-from roster.errors import CallError, StoreError
+from roster.errors import CallError, ConfigError, RunError, RunsUnavailableError, StoreError
 from roster.gateway.calls import Calls
 from roster.gateway.feed import Feed
 from roster.gateway.history import History
@@ -33,6 +34,7 @@ logger = logging.getLogger("roster.gateway")
 
 _AGAIN = 1.0
 _SHOWN = 2.0
+_RUNS_LOOK, _RUNS_WITHIN, _RUNS_LOOKED_AT = 5.0, 30.0, 200
 
 
 class Gateway:
@@ -44,10 +46,16 @@ class Gateway:
         settings: how it is set up.
         registry_url: without it `ROSTER_REGISTRY`, else the user's SQLite file.
         bus_url: without it `ROSTER_BUS`, else the user's local bus.
+        runs_url: without it `ROSTER_RUNS`, else the user's SQLite file; opened at its first use.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, registry_url: str | None = None, bus_url: str | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        registry_url: str | None = None,
+        bus_url: str | None = None,
+        runs_url: str | None = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.settings.check()
@@ -65,6 +73,9 @@ class Gateway:
         self.leaving = False
         self._registry_url = registry_url
         self._bus_url = bus_url
+        self._runs_url = runs_url
+        self._following: asyncio.Task[None] | None = None
+        self._waiting_runs: Counter[str] = Counter()
         self._stack = AsyncExitStack()
         self._synced = False
         self._leaving = asyncio.Event()
@@ -80,7 +91,9 @@ class Gateway:
 
     async def _open(self) -> None:
         enter = self._stack.enter_async_context
-        self.orchestrator = await enter(Orchestrator.connect(self._registry_url, self._bus_url))
+        self.orchestrator = await enter(
+            Orchestrator.connect(self._registry_url, self._bus_url, runs_url=self._runs_url)
+        )
         self.registry = self.orchestrator.registry
         await self.registry.store.info()
         self.feed = Feed(self.registry, self.views)
@@ -110,6 +123,14 @@ class Gateway:
                 await asyncio.sleep(_AGAIN)
         self.feed.start()
         self._synced = True
+        if self.settings.orchestrate:
+            self.runs_used()
+            while True:
+                try:
+                    await self.orchestrator.runs.serve()
+                except RunsUnavailableError as error:
+                    logger.warning("runs cannot be taken up, trying again: %s", error)
+                    await asyncio.sleep(_AGAIN)
 
     async def _refresh(self, tokens: Tokens) -> None:
         while True:
@@ -275,9 +296,39 @@ class Gateway:
         buses = (self.orchestrator.bus, self.members.bus)
         return sum(getattr(bus, "reconnects", 0) for bus in buses)
 
+    def runs_used(self) -> None:
+        """Note that runs are of interest here: from now on it is looked which of them wait for want of a node."""
+        if self._following is None and not self.leaving:
+            self._following = asyncio.create_task(self._follow_runs(), name="roster-gateway-runs")
+            self._stack.push_async_callback(_end, self._following)
+
+    async def _follow_runs(self) -> None:
+        runs = self.orchestrator.runs
+        while True:
+            found: Counter[str] = Counter()
+            try:
+                async with asyncio.timeout(_RUNS_WITHIN):
+                    waiting = await runs.list(states=("waiting",), limit=_RUNS_LOOKED_AT)
+                    for record in waiting:
+                        if record.waiting is None or record.waiting.get("kind") != "node":
+                            continue
+                        steps = (await runs.get(record.id)).steps
+                        found.update(
+                            step.action
+                            for step in steps
+                            if step.action is not None
+                            and step.waiting is not None
+                            and step.waiting.get("kind") == "node"
+                        )
+                self._waiting_runs = found
+            except (RunError, ConfigError, TimeoutError) as error:
+                # What was seen last stays: an autoscaler must not be told that nothing is to be done.
+                logger.warning("the runs cannot be looked at: %s", str(error) or "no answer in time")
+            await asyncio.sleep(_RUNS_LOOK)
+
     def runs_waiting(self, capability: str) -> int:
-        """How many runs wait for want of a node that offers a capability."""
-        return 0
+        """How many steps of runs wait for want of a node that offers a capability, as seen a few seconds ago."""
+        return self._waiting_runs[capability]
 
 
 async def _end(task: asyncio.Task[None]) -> None:

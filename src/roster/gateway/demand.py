@@ -65,7 +65,8 @@ def demand(gateway: Gateway, capability: str, namespace: str | None) -> dict[str
         queued += max(0, active - room)
         if record.healthy:
             capacity += room
-    if namespace is None:
+    if namespace is None and any(record.healthy for record in records):
+        # Without any node those who wait in this room are runs, which are counted below.
         queued += gateway.orchestrator.waiting.waiting(capability)
     waiting = gateway.calls.waiting_for_node(capability, namespace) + gateway.runs_waiting(capability)
     return {

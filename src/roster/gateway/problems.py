@@ -24,6 +24,9 @@ from roster.errors import (
     NodeNotFoundError,
     RegistryError,
     RosterError,
+    RunConflictError,
+    RunNotFoundError,
+    RunsUnavailableError,
     SelectorError,
     StoreDeniedError,
     StoreError,
@@ -115,6 +118,12 @@ def problem_of(error: RosterError) -> Problem:
         return Problem(409, "name-conflict", text)
     if isinstance(error, RegistryError):
         return Problem(409, "conflict", text)
+    if isinstance(error, RunNotFoundError):
+        return Problem(404, "not-found", text)
+    if isinstance(error, RunConflictError):
+        return Problem(409, "conflict", text)
+    if isinstance(error, RunsUnavailableError):
+        return Problem(503, "runs-unavailable", text, headers={"retry-after": "5"})
     if isinstance(error, StoreDeniedError):
         # Which user the gateway is there is nothing for its clients.
         return Problem(503, "store-denied", "the registry's store refuses the gateway; see the gateway's log")

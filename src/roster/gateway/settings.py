@@ -56,6 +56,7 @@ class Settings:
         names: further host names under which clients may reach it (the `Host` header), such as behind a proxy.
         origins: further origins whose pages may use it, such as `https://roster.example.org`.
         retention: seconds that a finished asynchronous call is kept.
+        orchestrate: take up runs of process cards that nobody has, from the beginning on.
         limits: see `Limits`.
     """
 
@@ -65,6 +66,7 @@ class Settings:
     names: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     retention: float = 600.0
+    orchestrate: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @property
