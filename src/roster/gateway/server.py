@@ -88,8 +88,14 @@ async def serve(
     if signals:
         for number in _SIGNALS:
             loop.add_signal_handler(number, end, number)
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="roster-gateway-server")
     try:
-        await server.serve(sockets=[listening])
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        # uvicorn would leave its sockets with the loop, which then never hears of others that get their numbers.
+        server.should_exit = True
+        await asyncio.wait([serving])
+        raise
     finally:
         if signals:
             for number in _SIGNALS:
