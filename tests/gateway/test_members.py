@@ -415,3 +415,29 @@ def _empty(registry: Any) -> Any:
         return not await registry.find()
 
     return empty
+
+
+async def test_a_long_poll_ends_when_the_gateway_leaves(served: Served) -> None:
+    program = await register(served)
+    polling = asyncio.create_task(
+        served.client.get(f"{OWN}/commands", params={"uid": program.uid, "wait": 15})
+    )
+    await until(lambda: served.gateway.streams == 1)
+    served.gateway.leave()
+
+    assert (await polling).json() == {"items": [], "after": 0}
+
+
+async def test_a_lease_that_is_lost_ends_the_node_and_is_counted(served: Served) -> None:
+    program = await register(served)
+    member = served.gateway.members.get("ai-team/counter-001")
+    assert member is not None
+    member.registration.lose("a test says so")
+    await until(lambda: served.gateway.members.count == 0)
+    late = await served.client.post(f"{OWN}/heartbeat", json={"uid": program.uid})
+    await until(lambda: served.gateway.registry.informer.get("ai-team/counter-001") is None)
+    again = await register(served)
+
+    assert late.status_code == 404
+    assert again.uid != program.uid
+    assert "roster_lease_losses_total 1.0" in (await served.client.get("/metrics")).text

@@ -106,7 +106,7 @@ def router(gateway: Gateway) -> APIRouter:
         record = await gateway.registry.get(name, namespace)
         await (gateway.registry.drain if signal == "drain" else gateway.registry.undrain)(name, namespace)
         told = await _tell(record, signal)
-        await gateway.shown(key, lambda now: now.cordoned is (signal == "drain"))
+        await gateway.shown(key, lambda now: _shows(now, signal == "drain", told))
         now = gateway.registry.informer.get(key) or record
         view = gateway.views.of(now, encode(moment(gateway.staleness)))
         return Response(b'{"node":' + view + b',"told":' + encode(told) + b"}", media_type=JSON)
@@ -162,6 +162,12 @@ def router(gateway: Gateway) -> APIRouter:
         return Response(status_code=204)
 
     return routes
+
+
+def _shows(record: NodeRecord, drained: bool, told: bool) -> bool:
+    """Return whether a node shows the mark, and its own word where it has confirmed."""
+    said = record.status if told else None
+    return record.cordoned is drained and (said is None or (said.state == "draining") is drained)
 
 
 def _need_match(record: NodeRecord, if_match: str | None) -> None:

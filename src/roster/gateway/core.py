@@ -159,6 +159,7 @@ class Gateway:
         """Begin to leave: streams and long polls end, so that their clients go elsewhere."""
         self.leaving = True
         self._leaving.set()
+        self.members.wake()
         self.feed.close()
 
     # -- how it is ---------------------------------------------------------------------------------

@@ -336,6 +336,10 @@ class Member:
         except TimeoutError:
             pass  # no news
 
+    def wake(self) -> None:
+        """Have whoever waits look again."""
+        self._news.set()
+
     def _drop(self, item: Item) -> None:
         self._items.pop(item.seq, None)
         if item.work is not None:

@@ -203,7 +203,7 @@ def router(gateway: Gateway) -> APIRouter:
         if not items and wait > 0:
             async with gateway.counting():
                 until = boottime() + min(wait, member.ttl / 2)
-                while not items and not member.ended and (left := until - boottime()) > 0:
+                while not (items or member.ended or gateway.leaving) and (left := until - boottime()) > 0:
                     await member.wait(left)
                     items = member.items(after)
         member = need(request, namespace, name, uid)

@@ -171,6 +171,11 @@ class Members:
             self._unhook = on_wake(asyncio.get_running_loop(), self._woke)
         return self.bus
 
+    def wake(self) -> None:
+        """Have every long poll and stream look again."""
+        for member in self._members.values():
+            member.wake()
+
     # -- going -------------------------------------------------------------------------------------
 
     async def remove(self, key: str) -> bool:
