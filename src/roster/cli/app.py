@@ -26,6 +26,7 @@ from roster.cli import (
     drain,
     explain,
     find,
+    gateway,
     get,
     logs,
     migrate,
@@ -159,6 +160,7 @@ _cards = _group("card", card.root, card.EXAMPLES)
 _add(card.validate, "validate", card.VALIDATE_EXAMPLES, _cards)
 _add(card.graph, "graph", card.GRAPH_EXAMPLES, _cards)
 _add(card_cases.cases, "test", card_cases.EXAMPLES, _cards)
+_add(gateway.gateway, "gateway", gateway.EXAMPLES)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
 _add(completion.completion, "completion", completion.EXAMPLES)

@@ -341,7 +341,7 @@ class Executor:
                 self.id,
                 await self._dead(),
                 room=max(0, at_once - len(self._taken)),
-                suspect=not self._suspects & self._taken,
+                suspects=self._suspects & self._taken,
                 recoveries=self._recoveries,
             ),
             timeout=_OPEN_SECONDS,
@@ -366,6 +366,8 @@ class Executor:
     async def _prune(self) -> None:
         """Remove runs that ended long ago, and what the engine has kept of those that are removed."""
         await asyncio.to_thread(self.book.prune, self._retention)
+        known = await asyncio.to_thread(looks.executors, self.book.engine)
+        await self._outside(self.engine.bury({one.id for one in known}))
         while walks := await asyncio.to_thread(looks.left_over, self.book.engine):
             await self._outside(self.engine.forget(walks))
             await self.journal.commit(writes.forget_walks(walks), timeout=_OPEN_SECONDS)

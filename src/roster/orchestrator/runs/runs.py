@@ -359,7 +359,7 @@ class Runs:
             "progress": 0,
             "recoveries": 0,
             "strikes": 0,
-            "progress_before": -1,
+            "progress_before": 0,
             "paused": False,
         }
 
