@@ -14,7 +14,7 @@ from roster.orchestrator.runs.record import ENDED, RunRecord
 AGENTS = tuple(f"a{number}" for number in range(1, 9))
 PERIOD = 2.0
 COUNT = 1000
-TROUBLE = 180.0
+TROUBLE = 150.0
 
 
 async def _tell_ends(report: Report, records: list[RunRecord], crew_: Crew) -> None:
@@ -44,7 +44,7 @@ async def card_runs(options: Options) -> Report:
         for name, process in all_.orchestrators.items():
             if process.returncode is not None:
                 await all_.start(name)
-        finished = troubled or await all_.over(100.0)
+        finished = troubled or await all_.over(240.0)
         report.fact("runs ended", f"in {boottime() - began:.1f} s, with {len(names)} orchestrators at a time")
         report.fact("in trouble all the time", "yes" if troubled else f"for {TROUBLE:.0f} s")
         report.fact("kills", f"{all_.kills} of orchestrators, {len(all_.killed)} of agents")
