@@ -1,7 +1,8 @@
 """`python -m chaos [SCENARIO...]`: run fault scenarios, print what happened, exit 1 if a promise was broken.
 
 All of them take about twenty-five minutes on two cores. Those about servers (store-..., leader-kill, mass-revoke,
-hostile-keys, name-race; broker-...) start their own etcd, Consul, ZooKeeper and RabbitMQ, which scripts/setup-servers fetches.
+hostile-keys, name-race; broker-...) start their own etcd, Consul, ZooKeeper and RabbitMQ, which scripts/setup-servers
+fetches.
 With --bus and no names, those are run that go over the bus; with --runs alone, those about runs of process cards.
 """
 
