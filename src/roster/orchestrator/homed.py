@@ -54,6 +54,8 @@ class HomedCall(KeyedCall):
         self._home = home
         # What the home was told in this process needs no question: it has the key.
         self._told: tuple[str, str] | None = None
+        # Whether it said that it has the answer: then its death is no reason to do the work again, it comes back with it.
+        self._kept = False
         self._dispatch = dispatch
         self._patient_until = min(call.began + _PATIENCE, (call.began + call.deadline) / 2)
 
@@ -86,11 +88,12 @@ class HomedCall(KeyedCall):
         if node is not None and node.state != "offline" and home not in exclude:
             known = await self._keys.ask(node, self._scope)
             if known in ("kept", "running"):
+                self._kept = known == "kept"
                 return node
             if known == "silent":
                 await self._wait_for_word(node)
                 return None
-        if known == "gone" and self._told is None and boottime() < self._patient_until:
+        if known == "gone" and (self._told is None or self._kept) and boottime() < self._patient_until:
             await self._keys.wait(home, self._call.priority, _LOOK_SECONDS)
             return None
         self._home = None
@@ -111,4 +114,7 @@ class HomedCall(KeyedCall):
             self._home = self._told = None
             self._call.tried(node)
             return
+        if self._kept:
+            now = boottime()
+            self._patient_until = min(now + _PATIENCE, (now + self._call.deadline) / 2)
         await super().failed(node)

@@ -110,6 +110,12 @@ class Leases:
         for lease in leases:
             await self.revoke(lease)
 
+    async def abandon(self) -> None:
+        """End the node's own lease, as its death does; the passport's is left to run out."""
+        own, self._own, self._life = self._own, None, None
+        if own is not None:
+            await self.revoke(own)
+
     async def revoke(self, lease: Lease) -> None:
         """End one lease, or leave it to run out."""
         try:

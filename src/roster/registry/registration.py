@@ -318,6 +318,20 @@ class Registration:
             ) from None
         logger.info("%s deregistered", self.key, extra=self._about())
 
+    async def abandon(self) -> None:
+        """End as a death does: the node is `offline` at once, and stays listed for its retention.
+
+        For whoever registers on behalf of another process, and finds that one dead. A store that cannot be reached ends the
+        lease by itself.
+        """
+        await self._stop_tasks()
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        async with self._lock:
+            await self._leases.abandon()
+        logger.info("%s was given up", self.key, extra=self._about())
+
     async def __aenter__(self) -> Registration:
         return self
 

@@ -103,6 +103,11 @@ class AmqpBus:
         _buses.add(self)
 
     @property
+    def reconnects(self) -> int:
+        """How often a connection was lost and made anew."""
+        return 0 if self._loop is None else self.serving.again + self._sender.line.again
+
+    @property
     def malformed(self) -> int:
         """How many messages came that were none."""
         return self._malformed + (self._sender.malformed if self._loop is not None else 0)

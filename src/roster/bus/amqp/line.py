@@ -43,6 +43,7 @@ class Line:
         self._lost = lost
         self._connection: Connection | None = None
         self._was_up = False
+        self.again = 0  # how often it was opened anew
         self._keeper: asyncio.Task[None] | None = None
         self._news: asyncio.Event = asyncio.Event()
         self._why: LostError | None = None
@@ -111,6 +112,7 @@ class Line:
             connection.on_lost = self._on_lost
             self._connection, self._keeper, self._why = connection, None, None
             if self._was_up:
+                self.again += 1
                 log.info("connected to %s again (%s)", self._settings.display, self._name)
             self._was_up = True
             self._news.set()
