@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.examples.conftest import INPUT
+
 from examples.skills import links, logs, summary, tables
 from examples.skills.keywords import keywords
 from examples.skills.readability import measure
 from examples.skills.report import report
 from examples.skills.simplify import simplify
 from examples.skills.words import detect_language, sentences, stem, syllables
-from tests.examples.conftest import INPUT
 
 # -- words ----------------------------------------------------------------------------------------------------
 
