@@ -179,7 +179,7 @@ def test_a_card_with_faults_is_not_begun(place: Place) -> None:
     assert done.status == 1
     assert [line.split(": ")[0] for line in done.err.splitlines()] == [
         "card.yaml:2:17",
-        "card.yaml:3:24",
+        "card.yaml:3:36",
         "error",
     ]
     assert not (place.directory / "state").exists()

@@ -357,7 +357,7 @@ class Executor:
                 logger.error("the run %s was given up", run, extra={"run": run})
                 self._event("run_dead", {"run": run})
         if taken.walks:
-            logger.info("took up %d walks", len(taken.walks))
+            logger.debug("took up %d walks", len(taken.walks))
 
     async def _dead(self) -> list[str]:
         known = await asyncio.to_thread(looks.executors, self.book.engine)
