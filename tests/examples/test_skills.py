@@ -364,6 +364,18 @@ def test_a_broken_link_is_named_with_its_line(link: str, problem: str) -> None:
     assert (found["line"], found["problem"]) == (3, problem)
 
 
+@pytest.mark.timeout(60)  # unbounded patterns take minutes over these
+@pytest.mark.parametrize("piece", ["```a\n", "`", "[a](", "[a](<x", "[a]", "~~~x\n", "[a][b]"])
+def test_a_hostile_page_does_not_hold_the_agent_up(piece: str) -> None:
+    links.check("a.md", {"a.md": (piece * 100_000)[: 256 * 1024]})
+
+
+@pytest.mark.timeout(60)
+def test_a_hostile_line_or_sentence_does_not_hold_the_agents_up() -> None:
+    logs.triage('1.2.3.4 - - [x] "GET /' + "0" * 256 * 1024)
+    simplify(("a b c d e, and the " * 20_000)[: 256 * 1024], "en", 20)
+
+
 # -- reports --------------------------------------------------------------------------------------------------
 
 
