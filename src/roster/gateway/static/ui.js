@@ -104,8 +104,7 @@ export class Act extends Component {
   dialog = createRef();
 
   open = () => {
-    this.setState({ failure: null, text: "" });
-    this.dialog.current.showModal();
+    this.setState({ opened: true, failure: null, text: "" }, () => this.dialog.current.showModal());
   };
 
   close = () => this.dialog.current?.close();
@@ -123,10 +122,10 @@ export class Act extends Component {
     }
   };
 
-  render({ ask, kind = "", children }, { acting, failure, text }) {
+  render({ ask, kind = "", children }, { opened, acting, failure, text }) {
     return html`<button type="button" class=${kind} onClick=${this.open}>${children}</button>
-      <dialog ref=${this.dialog} aria-label=${ask.title} class="ask">
-        <form onSubmit=${this.confirm}>
+      <dialog ref=${this.dialog} aria-label=${ask.title} class="ask" onClose=${() => this.setState({ opened: false })}>
+        ${opened && html`<form onSubmit=${this.confirm}>
           <h2>${ask.title}</h2>
           <p>${ask.text}</p>
           ${ask.field && html`<label class="field">${ask.field}<input type="text" maxlength="2000" value=${text ?? ""} onInput=${(event) => this.setState({ text: event.target.value })} /></label>`}
@@ -135,7 +134,7 @@ export class Act extends Component {
             <button type="button" class="quiet" onClick=${this.close}>Back</button>
             <button type="submit" class=${kind.includes("danger") ? "danger solid" : "solid"} disabled=${acting}>${ask.confirm}</button>
           </div>
-        </form>
+        </form>`}
       </dialog>`;
   }
 }
