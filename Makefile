@@ -10,8 +10,8 @@ export ROSTER_TEST_STORES := $(STORES)
 
 comma := ,
 stores := $(subst $(comma), ,$(STORES))
-# A bus is no store: it is tried whatever STORES says.
-servers := $(filter etcd consul zookeeper,$(stores)) rabbitmq
+# A bus and the database of runs are no stores: they are tried whatever STORES says.
+servers := $(filter etcd consul zookeeper,$(stores)) rabbitmq postgres
 unknown := $(filter-out $(subst $(comma), ,$(ALL_STORES)),$(stores))
 ifneq ($(unknown),)
   $(error STORES: no store $(unknown); there are $(ALL_STORES))

@@ -41,10 +41,19 @@ def main() -> int:
     parser.add_argument(
         "scenario", nargs="*", help=f"which to run: {', '.join(scenarios.ALL)} (default: all)"
     )
-    parser.add_argument("--registry", help="registry URL (default: SQLite in a temporary directory)")
+    parser.add_argument(
+        "--registry",
+        help="registry URL; in the scenarios about runs also `etcd`, `consul`, `zookeeper`: one started for each "
+        "(default: SQLite in a temporary directory)",
+    )
     parser.add_argument(
         "--bus",
         help="bus URL; `amqp`: a RabbitMQ started for each scenario (default: the local bus in a temporary directory)",
+    )
+    parser.add_argument(
+        "--runs",
+        help="database URL for the scenarios about runs; `postgres`: a PostgreSQL started for each, which several "
+        "orchestrators share (default: SQLite in a temporary directory)",
     )
     parser.add_argument(
         "--store",
@@ -63,7 +72,7 @@ def main() -> int:
     unknown = [name for name in given.scenario if name not in scenarios.ALL]
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are: {', '.join(scenarios.ALL)}")
-    options = Options(given.registry, given.bus, tuple(given.store or STORES), given.frozen)
+    options = Options(given.registry, given.bus, tuple(given.store or STORES), given.frozen, given.runs)
     asked = [name for name, scenario in scenarios.ALL.items() if scenario.of_bus or not given.bus]
     broken = 0
     for name in given.scenario or asked:

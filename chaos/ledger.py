@@ -21,8 +21,8 @@ class LedgerWriter:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(self, **fields: Any) -> None:
-        """Write one line, with both clocks as this process sees them. What is written before a kill -9 stays."""
-        line = {**fields, "at": round(boottime(), 4), "wall": round(time.time(), 3)}
+        """Write one line, with this process and both clocks as it sees them. What is written before a kill -9 stays."""
+        line = {**fields, "pid": os.getpid(), "at": round(boottime(), 4), "wall": round(time.time(), 3)}
         os.write(self._fd, (json.dumps(line, separators=(",", ":")) + "\n").encode())
 
 
@@ -36,7 +36,7 @@ class Effects:
         stopped: executions that were stopped in the middle, by command.
         nodes: who began each command, in order.
         finishers: who finished each command, in order.
-        lines: every line: `what`, `command`, `node`, `at` (CLOCK_BOOTTIME) and `wall` (the writer's wall clock).
+        lines: every line: `what`, `command`, `node`, `pid`, `at` (CLOCK_BOOTTIME) and `wall` (the writer's wall clock).
     """
 
     started: Counter[str] = field(default_factory=Counter)

@@ -41,9 +41,11 @@ class Options:
     """What the command line asks of a scenario.
 
     Attributes:
-        registry: URL of a registry to use; None: a SQLite file of its own.
+        registry: URL of a registry to use; None: a SQLite file of its own. In the scenarios about runs also `etcd`,
+            `consul` or `zookeeper`: one started for the scenario.
         bus: URL of a bus to use; None: a local bus of its own; `amqp`: a RabbitMQ started for the scenario.
         stores: which servers to try, of `STORES`.
+        runs: URL of a database of runs; None: a SQLite file of its own; `postgres`: a PostgreSQL started for the scenario.
         frozen: seconds that a frozen agent stands still.
         broker: the RabbitMQ that was started for the scenario, if one was; `bus` is its URL then.
     """
@@ -52,6 +54,7 @@ class Options:
     bus: str | None = None
     stores: tuple[str, ...] = STORES
     frozen: float = 60.0
+    runs: str | None = None
     broker: RabbitMQ | None = None
 
 

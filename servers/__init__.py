@@ -1,8 +1,9 @@
-"""Real etcd, Consul, ZooKeeper and RabbitMQ servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
+"""Real servers for tests, fault runs and benchmarks: started, killed, frozen, wiped."""
 
 from servers.certificates import Certificates
 from servers.consul import Consul
 from servers.etcd import Etcd, EtcdCluster
+from servers.postgres import Postgres
 from servers.process import Server, ServerError
 from servers.programs import ServerMissingError
 from servers.rabbitmq import RabbitMQ, User
@@ -13,6 +14,7 @@ __all__ = [
     "Consul",
     "Etcd",
     "EtcdCluster",
+    "Postgres",
     "RabbitMQ",
     "Server",
     "ServerError",

@@ -17,7 +17,7 @@ import pytest
 from servers.compose import Container
 from servers.programs import in_container
 
-from servers import Consul, Etcd, EtcdCluster, RabbitMQ, ServerError, ServerMissingError, ZooKeeper
+from servers import Consul, Etcd, EtcdCluster, Postgres, RabbitMQ, ServerError, ServerMissingError, ZooKeeper
 
 STORES = ("memory", "sqlite", "etcd", "consul", "zookeeper")
 # A bus is no store: STORES neither asks for it nor leaves it out.
@@ -41,6 +41,7 @@ _VHOSTS_AT_A_TIME = 50
 _vhosts = itertools.count()
 _unused: list[str] = []
 _brokers: list[RabbitMQ] = []
+_databases: list[Postgres] = []
 
 
 def not_here(what: str, how: str) -> NoReturn:
@@ -89,10 +90,10 @@ def shared_url(engine: str) -> str:
     """Return the URL of a server that the tests of this process share: for tests that only need a store, or a bus.
 
     It is started when it is first asked for, lives until the process ends, and no test kills or freezes it. An address in
-    `ROSTER_TEST_ETCD`, `ROSTER_TEST_CONSUL`, `ROSTER_TEST_ZOOKEEPER` or `ROSTER_TEST_RABBITMQ` is used instead.
+    `ROSTER_TEST_ETCD`, `..._CONSUL`, `..._ZOOKEEPER`, `..._RABBITMQ` or `..._POSTGRES` is used instead.
 
     Args:
-        engine: `etcd`, `consul`, `zookeeper` or `rabbitmq`.
+        engine: `etcd`, `consul`, `zookeeper`, `rabbitmq` or `postgres`.
     """
     named = os.environ.get(f"ROSTER_TEST_{engine.upper()}")
     if named:
@@ -120,6 +121,15 @@ def own_bus() -> str:
     return _brokers[0].url_of(vhost=_unused.pop(0))
 
 
+def own_database() -> str:
+    """Return the URL of a database on the shared PostgreSQL that no other test uses.
+
+    The one that `ROSTER_TEST_POSTGRES` names is shared by all.
+    """
+    url = shared_url("postgres")
+    return _databases[0].new_database() if _databases else url
+
+
 def _more_vhosts() -> list[str]:
     return [f"test-{next(_vhosts)}" for _ in range(_VHOSTS_AT_A_TIME)]
 
@@ -140,6 +150,9 @@ def _start_shared(engine: str) -> tuple[str, Exception | None]:
             broker = _shared.enter_context(RabbitMQ(directory, vhosts=_unused))
             _brokers.append(broker)
             return broker.url, None
+        if engine == "postgres":
+            _databases.append(_shared.enter_context(Postgres(directory, fsync=False)))
+            return _databases[0].url, None
         return _shared.enter_context(ZooKeeper(directory, fsync=False)).url, None
     except (ServerError, ServerMissingError) as error:
         return "", error
@@ -212,6 +225,12 @@ def start_zookeeper(tmp_path: Path) -> Iterator[Callable[..., ZooKeeper]]:
 def start_rabbitmq(tmp_path: Path) -> Iterator[Callable[..., RabbitMQ]]:
     """A function that starts a RabbitMQ of this test alone; its options are those of `RabbitMQ`."""
     yield from _starter(RabbitMQ, tmp_path)
+
+
+@pytest.fixture
+def start_postgres(tmp_path: Path) -> Iterator[Callable[..., Postgres]]:
+    """A function that starts a PostgreSQL of this test alone; its options are those of `Postgres`."""
+    yield from _starter(Postgres, tmp_path)
 
 
 def pytest_configure(config: pytest.Config) -> None:

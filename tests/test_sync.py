@@ -73,7 +73,7 @@ _ASYNC_ONLY = {
     "Registry": {"store", "informer"},
     "Registration": {"begin", "lose", "seq", "ttl", "lost", "cordoned", "error"},
     "MindBus": {"bus"},
-    "Orchestrator": {"choose", "node", "nodes_with", "prepare", "refuse", "room", "rows"},
+    "Orchestrator": {"choose", "node", "nodes_with", "prepare", "refuse", "room", "rows", "source_here"},
     "Node": {"serve"},
 }
 
@@ -542,3 +542,46 @@ def test_type_checkers_see_the_arguments_and_the_results(tmp_path: Path) -> None
     assert 'Revealed type is "roster.sync.Answer"' in said
     assert 'Unexpected keyword argument "timout"' in said
     assert said.count("error:") == 1
+
+
+# -- runs of process cards --------------------------------------------------------------------------------------------
+
+
+def test_a_card_is_run_and_its_runs_are_looked_at(memory_urls: Urls, tmp_path: Path) -> None:
+    card = {
+        "name": "card",
+        "steps": [
+            {"id": "write", "action": "write", "params": {"topic": "${input.topic}"}, "output": "text"},
+            {"id": "review", "type": "human_checkpoint", "message": "Good?", "when": "${input.ask}"},
+            {"type": "complete", "result": "${text}"},
+        ],
+    }
+    url = f"sqlite://{tmp_path}/runs.sqlite"
+    with (
+        writer(memory_urls, echo),
+        sync.Orchestrator.connect(*memory_urls, runs_url=url) as orchestrator,
+    ):
+        record = orchestrator.run(card, {"topic": "bees", "ask": False}, run_id="one")
+        assert (record.state, record.result) == ("succeeded", {"topic": "bees"})
+
+        runs = orchestrator.runs
+        assert runs.start(card, {"topic": "bees", "ask": True}, run_id="two") == "two"
+        for seen in runs.watch("two"):
+            if any(step.waiting is not None for step in seen.steps):
+                runs.approve("two")
+                break
+        assert runs.wait("two", timeout=20).state == "succeeded"
+        assert [one.id for one in runs.list()] == ["two", "one"]
+        with pytest.raises(sync.RunConflictError):
+            runs.cancel("two")
+        with pytest.raises(sync.RunNotFoundError):
+            runs.get("three")
+
+
+def test_the_blocking_runs_have_what_the_others_have() -> None:
+    from roster._sync_runs import Runs
+    from roster.orchestrator.runs.runs import Runs as AsyncRuns
+
+    public = {name for name in vars(AsyncRuns) if not name.startswith("_")}
+    # These keep the process, and belong to the orchestrator.
+    assert public - set(vars(Runs)) == {"serve", "book", "close"}

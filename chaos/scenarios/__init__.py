@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from chaos.report import Options, Report, Scenario
 from chaos.scenarios.broker import broker_alarm, broker_kill
+from chaos.scenarios.cards import card_kinds
 from chaos.scenarios.crowd import crowd
 from chaos.scenarios.deadly import hanging, query_of_death
 from chaos.scenarios.failing import all_failing, half_failing
@@ -17,6 +18,7 @@ from chaos.scenarios.outages import leader_kill, store_restart
 from chaos.scenarios.race import name_race
 from chaos.scenarios.rebuilt import store_wiped
 from chaos.scenarios.restarts import caller_kill, kill_and_restart, rolling_restart
+from chaos.scenarios.runs import card_runs, killer_card, orchestrator_freeze, orchestrator_retire
 from chaos.scenarios.standing import blocked_loop, freeze
 from chaos.stores import bus_of
 
@@ -51,6 +53,11 @@ ALL: dict[str, Scenario] = {
     "query-of-death": _of_team(query_of_death),
     "hanging": _of_team(hanging),
     "repeats": _of_team(repeats),
+    "card-runs": _of_team(card_runs, 300.0),
+    "card-kinds": _of_team(card_kinds, 300.0),
+    "killer-card": _of_team(killer_card, 240.0),
+    "orchestrator-freeze": _of_team(orchestrator_freeze, 180.0),
+    "orchestrator-retire": _of_team(orchestrator_retire, 180.0),
     "broker-kill": replace(_of_servers(broker_kill, 180.0), of_bus=True),
     "broker-alarm": replace(_of_servers(broker_alarm, 180.0), of_bus=True),
     "two-hundred": _of_servers(crowd, 120.0),

@@ -12,11 +12,13 @@ from roster._version import __version__
 if TYPE_CHECKING:
     from roster.bus import Message
     from roster.bus.mindbus import MindBus
+    from roster.cards import ProcessCard
     from roster.errors import (
         AllNodesBusyError,
         CallCancelledError,
         CallError,
         CallTimeoutError,
+        CardError,
         Code,
         DocumentError,
         InvalidParamsError,
@@ -25,10 +27,15 @@ if TYPE_CHECKING:
         NodeNotFoundError,
         RemoteError,
         RosterError,
+        RunConflictError,
+        RunError,
+        RunNotFoundError,
+        RunsUnavailableError,
         StoreUnavailableError,
     )
     from roster.node import Context, Node, current
     from roster.orchestrator import CallAnswer, NodeAnswer, Orchestrator, StreamEvent
+    from roster.orchestrator.runs.record import RunRecord, StepRecord
     from roster.passport import Capability, NodePassport, Selector
     from roster.registry import NodeEvent, NodeRecord, Registration, Registry
     from roster.routing import select_best_node, select_least_loaded
@@ -36,11 +43,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "roster.bus": ("Message",),
     "roster.bus.mindbus": ("MindBus",),
+    "roster.cards": ("ProcessCard",),
     "roster.errors": (
         "AllNodesBusyError",
         "CallCancelledError",
         "CallError",
         "CallTimeoutError",
+        "CardError",
         "Code",
         "DocumentError",
         "InvalidParamsError",
@@ -49,10 +58,15 @@ _HOMES = {
         "NodeNotFoundError",
         "RemoteError",
         "RosterError",
+        "RunConflictError",
+        "RunError",
+        "RunNotFoundError",
+        "RunsUnavailableError",
         "StoreUnavailableError",
     ),
     "roster.node": ("Context", "Node", "current"),
     "roster.orchestrator": ("CallAnswer", "NodeAnswer", "Orchestrator", "StreamEvent"),
+    "roster.orchestrator.runs.record": ("RunRecord", "StepRecord"),
     "roster.passport": ("Capability", "NodePassport", "Selector"),
     "roster.registry": ("NodeEvent", "NodeRecord", "Registration", "Registry"),
     "roster.routing": ("select_best_node", "select_least_loaded"),
@@ -66,6 +80,7 @@ __all__ = [
     "CallError",
     "CallTimeoutError",
     "Capability",
+    "CardError",
     "Code",
     "Context",
     "DocumentError",
@@ -81,11 +96,18 @@ __all__ = [
     "NodePassport",
     "NodeRecord",
     "Orchestrator",
+    "ProcessCard",
     "Registration",
     "Registry",
     "RemoteError",
     "RosterError",
+    "RunConflictError",
+    "RunError",
+    "RunNotFoundError",
+    "RunRecord",
+    "RunsUnavailableError",
     "Selector",
+    "StepRecord",
     "StoreUnavailableError",
     "StreamEvent",
     "__version__",

@@ -22,7 +22,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from roster._loops import LoopThread
 from roster.bus import Events as AsyncEvents
@@ -34,6 +34,7 @@ from roster.errors import (
     CallCancelledError,
     CallError,
     CallTimeoutError,
+    CardError,
     Code,
     DocumentError,
     InvalidParamsError,
@@ -42,17 +43,27 @@ from roster.errors import (
     NodeNotFoundError,
     RemoteError,
     RosterError,
+    RunConflictError,
+    RunError,
+    RunNotFoundError,
+    RunsUnavailableError,
     StoreUnavailableError,
 )
 from roster.node import Context, current
 from roster.node import Node as AsyncNode
 from roster.orchestrator import CallAnswer, NodeAnswer, StreamEvent
 from roster.orchestrator import Orchestrator as AsyncOrchestrator
+from roster.orchestrator.runs.record import RunRecord, StepRecord
 from roster.passport import Capability, NodePassport, Selector
 from roster.registry import NodeEvent, NodeRecord
 from roster.registry import Registration as AsyncRegistration
 from roster.registry import Registry as AsyncRegistry
 from roster.routing import select_best_node, select_least_loaded
+
+if TYPE_CHECKING:
+    from roster._sync_runs import Runs
+    from roster.cards import ProcessCard
+    from roster.orchestrator.runs.runs import Runs as AsyncRuns
 
 __all__ = [
     "AllNodesBusyError",
@@ -62,6 +73,7 @@ __all__ = [
     "CallError",
     "CallTimeoutError",
     "Capability",
+    "CardError",
     "Code",
     "Context",
     "DocumentError",
@@ -78,12 +90,19 @@ __all__ = [
     "NodePassport",
     "NodeRecord",
     "Orchestrator",
+    "ProcessCard",
     "Published",
     "Registration",
     "Registry",
     "RemoteError",
     "RosterError",
+    "RunConflictError",
+    "RunError",
+    "RunNotFoundError",
+    "RunRecord",
+    "RunsUnavailableError",
     "Selector",
+    "StepRecord",
     "StoreUnavailableError",
     "StreamEvent",
     "current",
@@ -92,6 +111,15 @@ __all__ = [
 ]
 
 logger = logging.getLogger("roster.sync")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ProcessCard":  # whoever runs no cards need not read the modules for them
+        from roster.cards import ProcessCard
+
+        return ProcessCard
+    raise AttributeError(f"module 'roster.sync' has no attribute {name!r}")
+
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -479,6 +507,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
         *,
         strategy: str = "least_loaded",
         namespace: str | None = None,
+        runs_url: str | None = None,
     ) -> Orchestrator:
         """Open registry and bus. See `roster.Orchestrator.connect`.
 
@@ -487,6 +516,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
             bus_url: without it `ROSTER_BUS`, else the user's local bus.
             strategy: how to choose among nodes with room: `least_loaded`, `round_robin`, `random` or `sticky`.
             namespace: the caller's own, whose idempotency keys its calls use.
+            runs_url: the database of runs; without it `ROSTER_RUNS`, else a file in the user's state directory.
 
         Raises:
             ConfigError: a URL, the strategy or the namespace is wrong.
@@ -495,7 +525,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
 
         async def opened() -> AsyncOrchestrator:
             return await AsyncOrchestrator.connect(
-                registry_url, bus_url, strategy=strategy, namespace=namespace
+                registry_url, bus_url, strategy=strategy, namespace=namespace, runs_url=runs_url
             )
 
         portal = _portal()
@@ -514,7 +544,18 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
     explain = _waiting(AsyncOrchestrator.explain)
     start = _waiting(AsyncOrchestrator.start)
     control = _waiting(AsyncOrchestrator.control)
+    run = _waiting(AsyncOrchestrator.run)
     retry = _waiting(AsyncOrchestrator.retry)
+
+    @property
+    def runs(self) -> Runs:
+        """Runs of process cards: begin, look, cancel, approve. Their database is opened at the first use."""
+        from roster._sync_runs import Runs  # who only calls need not read the cards' modules
+
+        async def there() -> AsyncRuns:
+            return self._inner.runs
+
+        return Runs(self._portal.run(there()), self._portal)
 
     # Written out: type checkers cannot carry a method with `**options` over.
 

@@ -51,7 +51,7 @@ def test_bash_runs_it() -> None:
     ("line", "offered"),
     [
         ("roster un", ["undrain"]),
-        ("roster get ", ["nodes", "capabilities"]),
+        ("roster get ", ["nodes", "capabilities", "runs"]),
         ("roster get --sort", ["--sort-by"]),
         ("roster get nodes wr", ["writer-001", "writer-002"]),
         ("roster get nodes -n default ", ["editor-001"]),

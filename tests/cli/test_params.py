@@ -94,7 +94,7 @@ def test_a_document_that_is_no_object_is_refused(tmp_path: Path) -> None:
     for text in ("[1]", "5", '"x"', "{", "null"):
         with pytest.raises(typer.BadParameter, match="JSON"):
             document_params(text)
-    with pytest.raises(ConfigError, match="cannot read the params"):
+    with pytest.raises(ConfigError, match="cannot read --params"):
         document_params(f"@{tmp_path}/none.json")
     (tmp_path / "latin").write_bytes(b'{"a": "\xe9"}')
     with pytest.raises(typer.BadParameter, match="not UTF-8"):

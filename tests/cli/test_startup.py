@@ -20,13 +20,15 @@ from roster._loops import LoopThread
 from roster.cli import main
 
 _COMMANDS = (
-    "validate", "schema", "register", "get", "describe", "find", "explain", "call", "drain", "undrain", "delete", "prune",
-    "watch", "tap", "migrate", "export", "import", "gateway", "doctor", "demo", "completion", "control", "dead", "card",
+    "validate", "schema", "register", "get", "describe", "find", "explain", "call", "orchestrate", "pause", "resume",
+    "drain", "undrain", "delete", "prune", "watch", "tap", "migrate", "export", "import", "gateway", "doctor", "demo",
+    "completion", "run", "control", "dead", "card",
 )  # fmt: skip
 
 _SUBCOMMANDS = (
     "control pause", "control resume", "control stop", "dead list", "dead show", "dead retry", "dead drop",
-    "card validate", "card graph",
+    "card validate", "card graph", "card test", "run approve", "run reject", "run skip", "run signal", "run pause",
+    "run resume", "run cancel", "run prune",
 )  # fmt: skip
 
 
@@ -102,7 +104,10 @@ def test_help_of_each_command_has_examples_and_the_shared_options(command: str) 
     [
         (["nope"], "No such command 'nope'"),
         (["get"], "Missing argument"),
-        (["get", "pods"], "there is no kind 'pods': name nodes or capabilities; see 'roster get --help'"),
+        (
+            ["get", "pods"],
+            "there is no kind 'pods': name nodes, capabilities or runs; see 'roster get --help'",
+        ),
         (["get", "nodes", "--nope"], "No such option"),
         (["get", "nodes", "-o", "xml"], "'xml' is not one of"),
         (["get", "nodes", "-A", "-n", "x"], "-A and -n contradict each other"),
@@ -113,6 +118,21 @@ def test_help_of_each_command_has_examples_and_the_shared_options(command: str) 
         (["describe", "node"], "name what to describe"),
         (["delete", "node"], "name what to delete"),
         (["delete", "capability", "x"], "a capability goes with the nodes"),
+        (["delete", "run", "x"], "'roster run cancel ID'"),
+        (["get", "runs", "-A", "-l", "x=y"], "-l, -A: not for runs"),
+        (["get", "runs", "--state", "done"], "there are pending, running"),
+        (["get", "run", "x", "--limit", "3"], "--limit: not for lists of runs"),
+        (["get", "nodes", "--card", "x"], "--card: not for nodes"),
+        (["run"], "Missing argument 'CARD'; see 'roster run --help'"),
+        (["run", "x.yaml", "--nope"], "No such option"),
+        (["run", "x.yaml", "--detach", "--mock", "m.yaml"], "--detach and --mock contradict each other"),
+        (["run", "x.yaml", "-i", "topic"], "-i 'topic': write NAME=TEXT, or NAME:=JSON"),
+        (["run", "-", "--inputs", "-"], "either the card or the inputs"),
+        (["run", "cancel"], "Missing argument"),
+        (["run", "--registry", "memory://x", "approve"], "Missing argument"),
+        (["run", "prune", "--older-than", "soon"], "30s, 5m, 1h30m"),
+        (["run", "signal", "x", "y", "-d", "words"], "-d 'words': write NAME=TEXT"),
+        (["pause", "article"], "name card/NAME or run/ID"),
         (["drain", "a/x", "-n", "b"], "names another namespace"),
         (["control"], "Missing command; see 'roster control --help'"),
         (["control", "nope"], "No such command 'nope'; see 'roster control --help'"),

@@ -133,7 +133,7 @@ def _kinds(text: str) -> set[str]:
         r"kill -9 writer-00\d \(pid \d+\) with \d commands? in its hands|kill -9 writer-00\d \(pid",
         r"writer-004 starts",
         r"SIGTERM writer-00\d: it finishes what it has, and leaves",
-        r"who did what (\w+-00\d \d+(, )?){5}",
+        r"who did what (\w+-00\d \d+(, )?){4,5}",
         r"rerouted \d+ commands? went to another node",
         r"failover slowest [\d.]+ ms from the loss to the next node",
         r"answered 60 of 60, 0 twice, 0 lost",

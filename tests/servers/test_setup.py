@@ -143,7 +143,7 @@ def test_an_unknown_server_is_an_error() -> None:
     done = subprocess.run([sys.executable, SCRIPT, "redis"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         2,
-        "setup-servers: no such server: redis; there are etcd, consul, zookeeper, rabbitmq\n",
+        "setup-servers: no such server: redis; there are etcd, consul, zookeeper, rabbitmq, postgres\n",
     )
 
 

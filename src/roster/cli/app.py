@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from roster._version import __version__
 from roster.cli import (
     call,
     card,
+    card_cases,
     completion,
     control,
     dead,
@@ -28,7 +30,10 @@ from roster.cli import (
     get,
     logs,
     migrate,
+    orchestrate,
     register,
+    run_card,
+    run_verbs,
     tap,
     transfer,
     validate,
@@ -36,6 +41,7 @@ from roster.cli import (
 )
 from roster.cli.failures import EXIT_CODES, INTERRUPTED, report, report_usage
 from roster.cli.options import epilog, with_shared
+from roster.cli.run_group import CARD, RunGroup
 from roster.cli.session import Session
 
 # Public bases of a public class: Typer has moved the classes themselves between modules more than once.
@@ -85,9 +91,11 @@ def _add(
     )(with_shared(function))
 
 
-def _group(name: str, root: Callable[..., Any], examples: Sequence[str]) -> typer.Typer:
+def _group(
+    name: str, root: Callable[..., Any], examples: Sequence[str], cls: type[TyperGroup] = TyperGroup
+) -> typer.Typer:
     """Make a command of commands."""
-    group = typer.Typer(rich_markup_mode=None, context_settings=_SETTINGS)
+    group = typer.Typer(rich_markup_mode=None, context_settings=_SETTINGS, cls=cls)
     group.callback(epilog=epilog(examples), context_settings=_SETTINGS)(with_shared(root))
     app.add_typer(group, name=name)
     return group
@@ -117,6 +125,19 @@ _add(describe.describe, "describe", describe.EXAMPLES)
 _add(find.find, "find", find.EXAMPLES)
 _add(explain.explain, "explain", explain.EXAMPLES)
 _add(call.call, "call", call.EXAMPLES)
+_runs = _group("run", run_card.root, run_card.EXAMPLES, RunGroup)
+_add(run_card.run, CARD, run_card.EXAMPLES, _runs, hidden=True)
+_add(run_verbs.approve, "approve", run_verbs.APPROVE_EXAMPLES, _runs)
+_add(run_verbs.reject, "reject", run_verbs.REJECT_EXAMPLES, _runs)
+_add(run_verbs.skip, "skip", run_verbs.SKIP_EXAMPLES, _runs)
+_add(run_verbs.signal, "signal", run_verbs.SIGNAL_EXAMPLES, _runs)
+_add(run_verbs.pause, "pause", run_verbs.PAUSE_EXAMPLES, _runs)
+_add(run_verbs.resume, "resume", run_verbs.RESUME_EXAMPLES, _runs)
+_add(run_verbs.cancel, "cancel", run_verbs.CANCEL_EXAMPLES, _runs)
+_add(run_verbs.prune, "prune", run_verbs.PRUNE_EXAMPLES, _runs)
+_add(orchestrate.orchestrate, "orchestrate", orchestrate.EXAMPLES)
+_add(run_verbs.pause_any, "pause", run_verbs.PAUSE_ALL_EXAMPLES)
+_add(run_verbs.resume_any, "resume", run_verbs.RESUME_ALL_EXAMPLES)
 _add(drain.drain, "drain", drain.DRAIN_EXAMPLES)
 _add(drain.undrain, "undrain", drain.UNDRAIN_EXAMPLES)
 _control = _group("control", control.root, control.EXAMPLES)
@@ -138,6 +159,7 @@ _add(transfer.import_, "import", transfer.IMPORT_EXAMPLES)
 _cards = _group("card", card.root, card.EXAMPLES)
 _add(card.validate, "validate", card.VALIDATE_EXAMPLES, _cards)
 _add(card.graph, "graph", card.GRAPH_EXAMPLES, _cards)
+_add(card_cases.cases, "test", card_cases.EXAMPLES, _cards)
 _add(gateway.gateway, "gateway", gateway.EXAMPLES)
 _add(doctor_command.doctor, "doctor", doctor_command.EXAMPLES)
 _add(demo_command.demo, "demo", demo_command.EXAMPLES)
@@ -165,7 +187,7 @@ def run(args: Sequence[str]) -> int:
         return INTERRUPTED
     except _UsageError as error:
         context = getattr(error, "ctx", None)
-        path = context.command_path if context is not None else "roster"
+        path = context.command_path.strip() if context is not None else "roster"
         return report_usage(_said(error), path, session.out)
     except Exception as error:  # noqa: BLE001 - the last place: it is told, with an exit status of its own
         return report(error, session.out, debug=session.debug)

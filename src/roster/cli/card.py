@@ -31,7 +31,7 @@ GRAPH_EXAMPLES = (
     "roster card graph card.yaml",
     "roster card graph card.yaml -o svg > card.svg",
 )
-EXAMPLES = (VALIDATE_EXAMPLES[0], GRAPH_EXAMPLES[0])
+EXAMPLES = (VALIDATE_EXAMPLES[0], GRAPH_EXAMPLES[0], "roster card test article_test.yaml")
 _STDIN_NAME = "<stdin>"
 
 LimitTexts = Annotated[
@@ -53,7 +53,7 @@ class Drawing(StrEnum):
 
 
 def root(session: Session) -> None:
-    """Process cards: check them, draw them."""
+    """Process cards: check them, draw them, test them."""
 
 
 def validate(

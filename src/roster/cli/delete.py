@@ -47,6 +47,10 @@ def delete(
     a terminal to ask on it takes --yes.
     """
     kind, names = split_objects(what)
+    if kind == "runs":
+        raise typer.BadParameter(
+            "a run is ended with 'roster run cancel ID', and runs that have ended are removed with 'roster run prune'"
+        )
     if kind != "nodes":
         raise typer.BadParameter("a capability goes with the nodes that offer it: delete node NAME")
     if not names:

@@ -1,4 +1,4 @@
-"""`roster describe`: one node, or one capability, in full and for people."""
+"""`roster describe`: one node, one capability or one run, in full and for people."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from roster.cli.listing import last_seen
 from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.offers import Offer, need_offers, offers
 from roster.cli.options import Namespace
+from roster.cli.runs_listing import describe_runs
 from roster.cli.schemas import schema_lines
 from roster.cli.session import Session
 from roster.errors import DocumentError
@@ -26,6 +27,7 @@ EXAMPLES = (
     "roster describe node writer-001 -n ai-team",
     "roster describe node/writer-001 node/writer-002",
     "roster describe capability write_article     what it takes and gives, and who offers it",
+    "roster describe run article-7                 how it got on, step by step",
 )
 _INDENT = 15
 
@@ -36,19 +38,22 @@ def describe(
         list[str],
         typer.Argument(
             metavar="KIND NAME",
-            help="A node or a capability, also node/NAME.",
+            help="A node, a capability or a run, also node/NAME, run/ID.",
             autocompletion=complete_objects,
         ),
     ],
     namespace: Namespace = None,
 ) -> None:
-    """Show everything about a node or a capability.
+    """Show everything about a node, a capability or a run.
 
     This is for people to read; programs take 'roster get node NAME -o json'.
     """
     kind, names = split_objects(what)
     if not names:
         raise typer.BadParameter("name what to describe: describe node NAME")
+    if kind == "runs":
+        describe_runs(session, names)
+        return
     session.run(
         _nodes(session, names, namespace) if kind == "nodes" else _capabilities(session, names, namespace)
     )

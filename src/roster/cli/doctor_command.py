@@ -1,4 +1,4 @@
-"""`roster doctor`: looks for what is wrong with registry, bus, clocks and nodes, and says what to do."""
+"""`roster doctor`: looks for what is wrong with registry, bus, clocks, nodes and runs, and says what to do."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def doctor(
     """Look for what is wrong, and say what to do.
 
     Store, bus (each live node is pinged), clocks, versions, environment, documents that cannot be read, contracts that
-    contradict each other, founding-style nodes that do not keep themselves alive, dead letters. It writes nothing, and
-    waits for nothing without a deadline. Exits with 1 if a finding is FAIL.
+    contradict each other, founding-style nodes that do not keep themselves alive, dead letters, runs of process cards that
+    do not get on. It writes nothing, and waits for nothing without a deadline. Exits with 1 if a finding is FAIL.
     """
     if not session.verbose:
         logs.errors_only()
@@ -50,7 +50,7 @@ def doctor(
 
 
 async def _examine(session: Session) -> list[Finding]:
-    from roster.cli.doctor import bus, environment, machine, nodes, store
+    from roster.cli.doctor import bus, environment, machine, nodes, runs, store
 
     progress = session.out.progress
     try:
@@ -67,6 +67,8 @@ async def _examine(session: Session) -> list[Finding]:
             records = list(listing.catalog.index.by_key.values())
         progress("asking the nodes over the bus")
         found += await bus.examine(session.bus_url, records)
+        progress("looking at runs of process cards")
+        found += await runs.examine()
         return found
     finally:
         progress("")

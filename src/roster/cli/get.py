@@ -1,16 +1,18 @@
-"""`roster get`: what is registered, as kubectl would show it."""
+"""`roster get`: what is registered, and what runs, as kubectl would show it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roster.cli.complete import complete_objects
+from roster.cli.complete import complete_cards, complete_objects
 from roster.cli.listing import NodeTable, as_list, print_nodes, sort_records
 from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.options import AllNamespaces, Namespace, SelectorText
 from roster.cli.output import Listing
+from roster.cli.runs_listing import get_runs, wanted_states
 from roster.cli.session import Session
 from roster.cli.table import Column
 
@@ -26,7 +28,10 @@ EXAMPLES = (
     "roster get nodes -A --watch                   and every change, until Ctrl-C",
     "roster get capabilities -A",
     "roster get nodes -o name | xargs roster drain",
+    "roster get runs --state running,waiting       runs of process cards, the youngest first",
+    "roster get run article-7 -o json",
 )
+_DEFAULT_LIMIT = 100
 
 
 def get(
@@ -35,7 +40,7 @@ def get(
         list[str],
         typer.Argument(
             metavar="KIND [NAME]",
-            help="nodes or capabilities (also: node, no, capability, cap, caps), or node/NAME.",
+            help="nodes, capabilities or runs (also: node, no, capability, cap, caps, run), or node/NAME, run/ID.",
             autocompletion=complete_objects,
         ),
     ],
@@ -58,13 +63,64 @@ def get(
     no_headers: Annotated[
         bool, typer.Option("--no-headers", help="No headings.", show_default=False)
     ] = False,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state",
+            metavar="STATE,...",
+            help="Runs: only in these states, such as running,waiting.",
+            show_default=False,
+        ),
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--card",
+            metavar="NAME",
+            help="Runs: only those of this card.",
+            autocompletion=complete_cards,
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, max=10_000, help="Runs: at most so many.", show_default="100"),
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--before",
+            metavar="ID",
+            help="Runs: only older ones than this, the last of the page before.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """List nodes or capabilities.
+    """List nodes, capabilities or runs of process cards.
 
     Everything that is registered is listed with its state, reachable or not: a dead node stays as offline for a while
     (an hour, unless it was registered with another ROSTER_RETENTION).
     """
     kind, names = split_objects(what)
+    of_runs = {"--state": state, "--card": card, "--limit": limit, "--before": before}
+    if kind == "runs":
+        of_nodes = {"-l": selector, "-n": namespace, "-A": all_namespaces or None, "--sort-by": sort_by}
+        _none_of(of_nodes, "runs")
+        if names:
+            _none_of(of_runs, "lists of runs")
+        get_runs(
+            session,
+            names,
+            output,
+            states=wanted_states(state),
+            card=card,
+            limit=limit or _DEFAULT_LIMIT,
+            before=before,
+            watch=watch,
+            header=not no_headers,
+        )
+        return
+    _none_of(of_runs, kind)
     space = scope(namespace, all_namespaces)
     if kind == "capabilities":
         if watch or sort_by is not None:
@@ -91,6 +147,11 @@ def get(
             header=not no_headers,
         )
     )
+
+
+def _none_of(options: Mapping[str, object], kind: str) -> None:
+    if given := [name for name, value in options.items() if value is not None]:
+        raise typer.BadParameter(f"{', '.join(given)}: not for {kind}")
 
 
 async def _nodes(

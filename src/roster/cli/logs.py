@@ -10,6 +10,7 @@ from roster._logs import Format, JsonFormatter, StderrHandler, TextFormatter
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 _handler = StderrHandler()
+_told: list[logging.Logger] = []
 
 
 def wanted_format(asked: Format | None) -> Format:
@@ -40,6 +41,13 @@ def show(verbose: int, form: Format) -> None:
         logger.propagate = False
 
 
+def tell(name: str) -> None:
+    """Show what happens in one part of the library: for a command that stays. What `-v` and `ROSTER_LOG` say counts."""
+    if _logs.wanted_level() is None and logging.getLogger("roster").level == logging.WARNING:
+        _told.append(logging.getLogger(name))
+        _told[-1].setLevel(logging.INFO)
+
+
 def errors_only() -> None:
     """Show no warnings: for a command whose result is what they would say."""
     logging.getLogger("roster").setLevel(logging.ERROR)
@@ -51,3 +59,5 @@ def quiet() -> None:
     logger.removeHandler(_handler)
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
+    while _told:
+        _told.pop().setLevel(logging.NOTSET)

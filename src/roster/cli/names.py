@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple
 
 import typer
 
-Kind = Literal["nodes", "capabilities"]
+Kind = Literal["nodes", "capabilities", "runs"]
 
 _NODES = frozenset({"node", "nodes", "no"})
 _CAPABILITIES = frozenset({"capability", "capabilities", "cap", "caps"})
+_RUNS = frozenset({"run", "runs"})
 
 
 class Ref(NamedTuple):
@@ -22,7 +23,7 @@ class Ref(NamedTuple):
 
 
 def split_objects(words: Sequence[str]) -> tuple[Kind, list[str]]:
-    """Read `nodes a b`, `node/a node/b` or `capabilities x`.
+    """Read `nodes a b`, `node/a node/b`, `capabilities x` or `run ID`.
 
     Raises:
         typer.BadParameter: the kind is unknown.
@@ -30,7 +31,7 @@ def split_objects(words: Sequence[str]) -> tuple[Kind, list[str]]:
     first, slash, rest = words[0].partition("/")
     kind = _kind(first)
     if kind is None:
-        raise typer.BadParameter(f"there is no kind {first!r}: name nodes or capabilities")
+        raise typer.BadParameter(f"there is no kind {first!r}: name nodes, capabilities or runs")
     names = [rest] if slash else []
     for word in words[1:]:
         prefix, slash, rest = word.partition("/")
@@ -43,7 +44,9 @@ def split_objects(words: Sequence[str]) -> tuple[Kind, list[str]]:
 def _kind(word: str) -> Kind | None:
     if word in _NODES:
         return "nodes"
-    return "capabilities" if word in _CAPABILITIES else None
+    if word in _CAPABILITIES:
+        return "capabilities"
+    return "runs" if word in _RUNS else None
 
 
 def node_ref(word: str, namespace: str | None) -> Ref:
@@ -60,6 +63,26 @@ def node_ref(word: str, namespace: str | None) -> Ref:
     if namespace not in (None, prefix):
         raise typer.BadParameter(f"{word!r} names another namespace than -n {namespace}")
     return Ref(prefix, rest)
+
+
+def run_id(word: str) -> str:
+    """Read `ID` or `run/ID`."""
+    prefix, slash, rest = word.partition("/")
+    return rest if slash and prefix in _RUNS else word
+
+
+def run_or_card(word: str) -> tuple[Literal["run", "card"], str]:
+    """Read `run/ID` or `card/NAME`.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    prefix, _, rest = word.partition("/")
+    if rest and prefix in _RUNS:
+        return "run", rest
+    if rest and prefix in ("card", "cards"):
+        return "card", rest
+    raise typer.BadParameter(f"{word!r}: name card/NAME or run/ID")
 
 
 def default_namespace() -> str:

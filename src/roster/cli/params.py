@@ -19,8 +19,8 @@ _PAIR = re.compile(r"([^=:]+)(:=|=)(.*)", re.DOTALL)
 _INTEGER = re.compile(r"[+-]?\d{1,4000}\Z")
 
 
-def document_params(text: str | None) -> dict[str, Any]:
-    """Read `--params`: JSON, `@FILE`, or `-` for standard input.
+def document_params(text: str | None, option: str = "--params") -> dict[str, Any]:
+    """Read `--params`, or another option of its kind: JSON, `@FILE`, or `-` for standard input.
 
     Raises:
         typer.BadParameter: it is no JSON object.
@@ -28,7 +28,7 @@ def document_params(text: str | None) -> dict[str, Any]:
     """
     if text is None:
         return {}
-    what = "--params"
+    what = option
     if text == "-":
         text, what = _decode(sys.stdin.buffer.read(MAX_BYTES + 1), "standard input"), "standard input"
     elif text.startswith("@"):
@@ -37,19 +37,22 @@ def document_params(text: str | None) -> dict[str, Any]:
             with Path(what).open("rb") as file:
                 text = _decode(file.read(MAX_BYTES + 1), what)
         except OSError as error:
-            raise ConfigError(f"cannot read the params from {what}: {error.strerror}") from error
+            raise ConfigError(f"cannot read {option} from {what}: {error.strerror}") from error
     value = _json(text, what)
     if not isinstance(value, dict):
         raise typer.BadParameter(f'{what} must be a JSON object, such as {{"topic": "bees"}}')
     return value
 
 
-def pair_params(pairs: Sequence[str], schemas: Sequence[Mapping[str, Any] | bool | None]) -> dict[str, Any]:
+def pair_params(
+    pairs: Sequence[str], schemas: Sequence[Mapping[str, Any] | bool | None], option: str = "-p"
+) -> dict[str, Any]:
     """Read `-p` options. `k:=JSON` is exact; `k=v` is what the capability's schema asks for, and text where it does not.
 
     Args:
         pairs: as given.
         schemas: input schemas of the nodes that offer the capability; the first that knows a field says its type.
+        option: what they were given with.
 
     Raises:
         typer.BadParameter: one is no pair, or its value is not what the schema asks for.
@@ -58,12 +61,12 @@ def pair_params(pairs: Sequence[str], schemas: Sequence[Mapping[str, Any] | bool
     for pair in pairs:
         found = _PAIR.match(pair)
         if found is None:
-            raise typer.BadParameter(f"-p {pair!r}: write NAME=TEXT, or NAME:=JSON")
+            raise typer.BadParameter(f"{option} {pair!r}: write NAME=TEXT, or NAME:=JSON")
         name, sign, text = found.groups()
         if name in out:
-            raise typer.BadParameter(f"-p {name} stands there twice: give it once")
+            raise typer.BadParameter(f"{option} {name} stands there twice: give it once")
         if sign == ":=":
-            out[name] = _json(text, f"-p {name}:=")
+            out[name] = _json(text, f"{option} {name}:=")
         else:
             types = next((types for schema in schemas if (types := field_types(schema, name))), [])
             out[name] = _typed(name, text, types)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from roster._logs import FORMAT_VARIABLE, LEVEL_VARIABLE, Format
@@ -13,6 +13,7 @@ from roster.cli.output import Output
 if TYPE_CHECKING:
     from roster.bus.mindbus import MindBus
     from roster.orchestrator import Orchestrator
+    from roster.orchestrator.runs.book import Book
     from roster.registry import Registry
 
 T = TypeVar("T")
@@ -78,6 +79,22 @@ class Session:
         async with Orchestrator.connect(self.registry_url, self.bus_url) as orchestrator:
             await orchestrator.registry.store.info()
             yield orchestrator
+
+    @contextmanager
+    def book(self) -> Iterator[Book]:
+        """Open the database of runs: what looks into it, or says something to a run, needs neither registry nor bus.
+
+        Raises:
+            ConfigError: `ROSTER_RUNS` is wrong, or the packages are not installed.
+            RunsUnavailableError: the database cannot be used.
+        """
+        from roster.orchestrator.runs.book import Book
+
+        book = Book()
+        try:
+            yield book
+        finally:
+            book.close()
 
     def environment(self) -> dict[str, str]:
         """Return the environment for a child process, which is to meet the same registry and bus, and to log alike."""

@@ -436,7 +436,8 @@ class Call:
                 retryable=True,
             ) from None
         except asyncio.CancelledError:
-            exchange.cancel()
+            if self.keyed is None or not self.keyed.leaves_it_running:
+                exchange.cancel()
             raise
         finally:
             self._out.discard(outstanding)

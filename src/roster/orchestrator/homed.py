@@ -35,17 +35,34 @@ class HomedCall(KeyedCall):
         source: who calls; its namespace is the key's.
         home: `namespace/name` of the node that the work was handed to before, by this process or by one that is gone.
         dispatch: awaited with the node before each command: it returns when the node is on record.
+        leaving: whether this process leaves, so that another will ask for the answer.
 
     Source: DESIGN, rule 9 of what breaks.
     """
 
-    def __init__(self, call: Call, key: str, source: str, home: str | None, dispatch: Dispatch) -> None:
+    def __init__(
+        self,
+        call: Call,
+        key: str,
+        source: str,
+        home: str | None,
+        dispatch: Dispatch,
+        leaving: Callable[[], bool],
+    ) -> None:
         super().__init__(call, key, source)
+        self._leaving = leaving
         self._home = home
         # What the home was told in this process needs no question: it has the key.
         self._told: tuple[str, str] | None = None
+        # Whether it said that it has the answer: then its death is no reason to do the work again, it comes back with it.
+        self._kept = False
         self._dispatch = dispatch
         self._patient_until = min(call.began + _PATIENCE, (call.began + call.deadline) / 2)
+
+    @property
+    def leaves_it_running(self) -> bool:
+        """Whoever takes the run up joins the work; to stop it would be to do it twice."""
+        return self._leaving()
 
     async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:
         """Return the node for the next try, on record, or None to look again."""
@@ -71,11 +88,12 @@ class HomedCall(KeyedCall):
         if node is not None and node.state != "offline" and home not in exclude:
             known = await self._keys.ask(node, self._scope)
             if known in ("kept", "running"):
+                self._kept = known == "kept"
                 return node
             if known == "silent":
                 await self._wait_for_word(node)
                 return None
-        if known == "gone" and self._told is None and boottime() < self._patient_until:
+        if known == "gone" and (self._told is None or self._kept) and boottime() < self._patient_until:
             await self._keys.wait(home, self._call.priority, _LOOK_SECONDS)
             return None
         self._home = None
@@ -96,4 +114,7 @@ class HomedCall(KeyedCall):
             self._home = self._told = None
             self._call.tried(node)
             return
+        if self._kept:
+            now = boottime()
+            self._patient_until = min(now + _PATIENCE, (now + self._call.deadline) / 2)
         await super().failed(node)

@@ -209,6 +209,11 @@ class KeyedCall:
         self._heard: dict[tuple[str, str], float] = {}
         self._pauses = 0
 
+    @property
+    def leaves_it_running(self) -> bool:
+        """Whether a caller that goes away leaves the work to be asked for again, rather than take it back."""
+        return False
+
     # -- choosing -------------------------------------------------------------------------------------------------
 
     async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:

@@ -37,8 +37,9 @@ from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
 
 if TYPE_CHECKING:
+    from roster.orchestrator.runs.cardfiles import CardLike
     from roster.orchestrator.runs.record import RunRecord
-    from roster.orchestrator.runs.runs import CardLike, NoNodes, Runs
+    from roster.orchestrator.runs.runs import NoNodes, Runs
 
 DEFAULT_TIMEOUT = 30.0
 CONTROL_TIMEOUT = 10.0

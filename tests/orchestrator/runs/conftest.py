@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import eventually, passport
+from tests.engines import own_database
 
 from roster import Node, Orchestrator
 from roster.errors import Code, RemoteError
@@ -77,9 +78,15 @@ class Stage:
 CAPABILITIES = ("echo", "add", "fail", "hold", "write_article")
 
 
+# For tests of what the two databases may do differently.
+on_both_databases = pytest.mark.parametrize("runs_url", ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def runs_url(tmp_path: Path) -> str:
-    """A database of runs of this test alone."""
+def runs_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of runs of this test alone: SQLite, unless the test says `on_both_databases`."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        return own_database()
     return f"sqlite:///{tmp_path}/runs.sqlite"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import eventually
-from tests.orchestrator.runs.conftest import Stage, staged, steps
+from tests.orchestrator.runs.conftest import Stage, on_both_databases, staged, steps
 
 from roster import Orchestrator
 from roster.bus import Message
@@ -31,6 +31,7 @@ def ids(record: Any, state: str | None = None) -> list[str]:
     return [step.id for step in record.steps if state is None or step.state == state]
 
 
+@on_both_databases
 async def test_the_founding_card_runs_as_printed(stage: Stage, tmp_path: Path) -> None:
     card = tmp_path / "card.yaml"
     card.write_text(FOUNDING, "utf-8")
@@ -226,6 +227,7 @@ async def test_a_step_waits_for_a_node_that_can_up_to_its_timeout(memory_urls: U
 # -- waiting ------------------------------------------------------------------------------------------------------
 
 
+@on_both_databases
 async def test_a_wait_takes_its_event_with_the_data_also_one_that_came_before(stage: Stage) -> None:
     card = steps(
         {"id": "h", "action": "hold"},
@@ -261,6 +263,7 @@ async def test_an_event_that_does_not_come_leads_where_the_card_says(stage: Stag
     assert record.error["code"] == "DEADLINE_EXCEEDED"
 
 
+@on_both_databases
 async def test_a_person_says_yes_or_no(stage: Stage) -> None:
     card = steps(
         {"id": "draft", "action": "echo", "params": {"value": "text"}, "output": "draft"},
@@ -303,6 +306,7 @@ async def test_a_run_has_a_time_in_all(stage: Stage) -> None:
 # -- beside each other --------------------------------------------------------------------------------------------
 
 
+@on_both_databases
 async def test_a_loop_over_items_brings_their_results_in_order(stage: Stage) -> None:
     card = steps(
         {
@@ -359,6 +363,7 @@ async def test_branches_run_at_once_and_leave_what_they_set(stage: Stage) -> Non
     assert record.result == {"x": "a", "y": "b", "results": ["a", "b"]}
 
 
+@on_both_databases
 async def test_the_first_of_several_is_enough_and_the_others_are_stopped(stage: Stage) -> None:
     card = steps(
         {
@@ -404,6 +409,7 @@ async def test_complete_within_a_branch_ends_the_whole_run(stage: Stage) -> None
     assert stage.count("echo") == 0
 
 
+@on_both_databases
 async def test_a_card_runs_another_one_as_it_was_at_the_beginning(stage: Stage, tmp_path: Path) -> None:
     inner = tmp_path / "parts" / "inner.yaml"
     inner.parent.mkdir()
@@ -445,6 +451,7 @@ async def test_a_wrong_card_is_refused_with_every_fault_before_anything_is_done(
         await stage.orchestrator.run(steps({"action": "echo"}), run_id="../x")
 
 
+@on_both_databases
 async def test_the_same_id_is_the_same_run(stage: Stage) -> None:
     card = steps({"id": "a", "action": "echo", "params": {"value": "${input.v}"}, "output": "v"})
     first = await stage.orchestrator.run(card, {"v": 1}, run_id="mine")
@@ -455,6 +462,7 @@ async def test_the_same_id_is_the_same_run(stage: Stage) -> None:
         await stage.orchestrator.run(card, {"v": 2}, run_id="mine")
 
 
+@on_both_databases
 async def test_runs_are_listed_youngest_first_by_state_and_card_and_in_pages(stage: Stage) -> None:
     runs = stage.orchestrator.runs
     good = steps({"id": "a", "action": "echo", "params": {"value": 1}})
@@ -470,6 +478,7 @@ async def test_runs_are_listed_youngest_first_by_state_and_card_and_in_pages(sta
         await runs.get("none")
 
 
+@on_both_databases
 async def test_a_cancelled_run_stops_what_is_done_for_it(stage: Stage) -> None:
     runs = stage.orchestrator.runs
     run = await runs.start(steps({"id": "h", "action": "hold"}))
@@ -487,6 +496,7 @@ async def test_a_cancelled_run_stops_what_is_done_for_it(stage: Stage) -> None:
         await runs.cancel(run)
 
 
+@on_both_databases
 async def test_runs_of_a_paused_card_stand_still_before_their_next_step(stage: Stage) -> None:
     runs = stage.orchestrator.runs
     card = steps({"id": "h", "action": "hold"}, {"id": "e", "action": "echo", "params": {"value": 1}})

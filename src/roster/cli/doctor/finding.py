@@ -22,7 +22,7 @@ class Finding:
 
     Attributes:
         level: how bad it is.
-        area: `machine`, `environment`, `store`, `nodes` or `bus`.
+        area: `machine`, `environment`, `store`, `nodes`, `bus` or `runs`.
         what: one sentence.
         remedy: what to do, empty where there is nothing to do.
     """

@@ -85,7 +85,7 @@ class Book:
         runs = tables().runs
         query = _looked_at().order_by(runs.c.created_at.desc(), runs.c.id.desc()).limit(limit)
         if states:
-            query = query.where(_state().in_(states))
+            query = query.where(state_of().in_(states))
         if card is not None:
             query = query.where(runs.c.card == card)
         with reached(self.url), self.engine.connect() as connection:
@@ -110,7 +110,7 @@ class Book:
 
         runs = tables().runs
         with reached(self.url), self.engine.connect() as connection:
-            state = connection.execute(sa.select(_state()).where(runs.c.id == run)).scalar()
+            state = connection.execute(sa.select(state_of()).where(runs.c.id == run)).scalar()
         if state is None:
             raise _none(run)
         return cast("RunState", state)
@@ -137,7 +137,7 @@ class Book:
         import sqlalchemy as sa
 
         with reached(self.url), self.engine.connect() as connection:
-            looked = sa.select(_state().label("state")).subquery()
+            looked = sa.select(state_of().label("state")).subquery()
             found = connection.execute(sa.select(looked.c.state, sa.func.count()).group_by(looked.c.state))
             return {str(state): int(count) for state, count in found}
 
@@ -292,7 +292,12 @@ class Book:
                 sa.update(runs)
                 .where(runs.c.id == run, runs.c.state == "dead")
                 .values(
-                    state="pending", ended_at=None, error=None, strikes=0, progress_before=-1, executor=None
+                    state="pending",
+                    ended_at=None,
+                    error=None,
+                    strikes=0,
+                    progress_before=runs.c.progress,
+                    executor=None,
                 )
             )
             if not done.rowcount:
@@ -420,7 +425,7 @@ def _value(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _state() -> sa.ColumnElement[str]:
+def state_of() -> sa.ColumnElement[str]:
     """How a run is: while it runs, what its steps say."""
     import sqlalchemy as sa
 
@@ -450,7 +455,7 @@ def _looked_at() -> sa.Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    return sa.select(runs, _state().label("now"), waiting.label("waiting"))
+    return sa.select(runs, state_of().label("now"), waiting.label("waiting"))
 
 
 def _record(

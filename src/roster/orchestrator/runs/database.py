@@ -136,7 +136,7 @@ class Tables:
             sa.Column("recoveries", number, nullable=False, default=0),
             # How often it was taken up from the dead without having got on, and how far it was when it was last taken up.
             sa.Column("strikes", number, nullable=False, default=0),
-            sa.Column("progress_before", number, nullable=False, default=-1),
+            sa.Column("progress_before", number, nullable=False, default=0),
             sa.Column("paused", sa.Boolean, nullable=False, default=False),
         )
         # What an engine walks: the run itself, and each branch and item beside it. Whoever's it is may go on with it.

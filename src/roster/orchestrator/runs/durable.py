@@ -296,7 +296,14 @@ class DurableWorld:
             )
             source = self._executor.orchestrator.source_here()
             home = self._homes.pop(place.key, None)
-            call.keyed = HomedCall(call, self._key(place, key), source, home, self._dispatcher(place))
+            call.keyed = HomedCall(
+                call,
+                self._key(place, key),
+                source,
+                home,
+                self._dispatcher(place),
+                leaving=lambda: self._executor.leaving,
+            )
             at = time.time()
             try:
                 result = await call.run()

@@ -3,7 +3,8 @@
 What others met, and how it is kept off here:
 - the same executor id in two processes strands work: ours is unique to the process;
 - work belongs to the application version it began under: ours never changes, a run is pinned to its card's digest instead;
-- work of another executor stays where it is: `resume` gives it to whoever takes it from the queue (see `takeup`).
+- work of another executor stays where it is: `resume` moves it to the queue of this one. Each has a queue of its own: from a
+  common one another might take what this one has claimed, and die before it has said so.
 
 Source: dbos-transact-py, issues 716, 804, 805.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 APPLICATION = "roster"
 VERSION = "1"
-QUEUE = "roster"
+_QUEUE = "roster-"
 _WORKFLOW = "roster.walk"
 _POLL_SECONDS = 0.25
 # They wait for the database, which takes one write at a time.
@@ -84,6 +85,7 @@ class Engine:
     def __init__(self, database: sa.Engine, executor: str, body: Body) -> None:
         self._database = database
         self.executor = executor
+        self._queue = _QUEUE + executor
         self._body = body
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -135,11 +137,11 @@ class Engine:
             )
             self._quiet()
             _register()
-            DBOS.listen_queues([QUEUE])
+            DBOS.listen_queues([self._queue])
             # On this loop: DBOS takes the one that runs here for the walks that it takes up.
             DBOS.launch()
             await DBOS.register_queue_async(
-                QUEUE, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
+                self._queue, polling_interval_sec=_POLL_SECONDS, on_conflict="always_update"
             )
         except Exception as error:
             await self.close()
@@ -164,7 +166,7 @@ class Engine:
             await DBOS.start_workflow_async(_walk, walk)
 
     async def resume(self, walks: Sequence[str]) -> None:
-        """Have walks taken up, by this process or by another one on the same database; new ones begin here."""
+        """Take walks up in this process; those that the engine does not know begin."""
         from dbos import DBOS
 
         if not walks:
@@ -172,7 +174,9 @@ class Engine:
         known = await DBOS.list_workflows_async(workflow_ids=list(walks), load_input=False, load_output=False)
         there = {status.workflow_id for status in known}
         if there:
-            await DBOS.resume_workflows_async([walk for walk in walks if walk in there], queue_name=QUEUE)
+            await DBOS.resume_workflows_async(
+                [walk for walk in walks if walk in there], queue_name=self._queue
+            )
         for walk in walks:
             if walk not in there:
                 await self.start(walk)
@@ -183,6 +187,14 @@ class Engine:
 
         if walks:
             await DBOS.cancel_workflows_async(walks)
+
+    async def bury(self, living: Collection[str]) -> None:
+        """Remove the queues of executors that are gone: nobody waits for anything in them."""
+        from dbos import DBOS
+
+        for queue in await DBOS.list_queues_async():
+            if queue.name.startswith(_QUEUE) and queue.name.removeprefix(_QUEUE) not in living:
+                await DBOS.delete_queue_async(queue.name)
 
     async def forget(self, walks: list[str]) -> None:
         """Remove what the engine kept of walks."""

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 from roster._clock import boottime
 from roster.bus import Message
 from roster.cards import Limits, ProcessCard
-from roster.errors import Code, RosterError, RunsUnavailableError
+from roster.errors import RosterError, RunsUnavailableError
 from roster.orchestrator.runs import looks, writes
 from roster.orchestrator.runs.durable import DurableWorld, end_as_json
 from roster.orchestrator.runs.engine import Engine, Given
 from roster.orchestrator.runs.identity import Identity
 from roster.orchestrator.runs.journal import Journal
-from roster.orchestrator.runs.record import STATE, RunState
-from roster.orchestrator.runs.walking import Walk, failure
+from roster.orchestrator.runs.walking import Walk, outcome
 from roster.orchestrator.runs.world import End, block_of
 
 if TYPE_CHECKING:
@@ -77,6 +76,7 @@ class Executor:
         self._asked = asyncio.Event()
         self._looked = asyncio.Event()
         self._number = 0
+        self.leaving = False
 
     @property
     def id(self) -> str:
@@ -110,6 +110,7 @@ class Executor:
 
     async def close(self) -> None:
         """Leave what runs where it is, for whoever comes next."""
+        self.leaving = True
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -275,14 +276,7 @@ class Executor:
         self.journal.post(looks.let_go(walk, self.id, f"{type(error).__name__}: {error}", self._recoveries))
 
     async def _end_run(self, run: str, card: ProcessCard, end: End, told: Mapping[str, Any]) -> None:
-        error = end.error
-        state: RunState = "succeeded"
-        if end.how == "failed":
-            state = "failed"
-        elif end.how == "complete":
-            state = STATE[end.status]
-            if state == "failed":
-                error = failure("the card ended with the status failure", code=Code.ABORTED, kind="Completed")
+        state, error = outcome(end)
         if await self.journal.commit(writes.end_run(run, state, end.result, error, told)):
             self.tell(f"run_{state}", run, card, error=error)
 
@@ -347,7 +341,7 @@ class Executor:
                 self.id,
                 await self._dead(),
                 room=max(0, at_once - len(self._taken)),
-                suspect=not self._suspects & self._taken,
+                suspects=self._suspects & self._taken,
                 recoveries=self._recoveries,
             ),
             timeout=_OPEN_SECONDS,
@@ -372,6 +366,8 @@ class Executor:
     async def _prune(self) -> None:
         """Remove runs that ended long ago, and what the engine has kept of those that are removed."""
         await asyncio.to_thread(self.book.prune, self._retention)
+        known = await asyncio.to_thread(looks.executors, self.book.engine)
+        await self._outside(self.engine.bury({one.id for one in known}))
         while walks := await asyncio.to_thread(looks.left_over, self.book.engine):
             await self._outside(self.engine.forget(walks))
             await self.journal.commit(writes.forget_walks(walks), timeout=_OPEN_SECONDS)
@@ -386,6 +382,8 @@ class Executor:
     def tell(self, what: str, run: str, card: ProcessCard, **more: Any) -> None:
         """Publish an event of a run; nobody waits for it, and the oldest go when the bus is slow."""
         data = {name: value for name, value in more.items() if value is not None}
+        if what.startswith("run_"):
+            logger.info("%s %s of %s", what.replace("_", " "), run, card.name, extra={"run": run})
         self._event(what, {"run": run, "card": card.name, **data})
 
     def _event(self, what: str, data: Mapping[str, Any]) -> None:

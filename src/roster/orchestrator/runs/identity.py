@@ -15,6 +15,7 @@ from roster._clock import boottime
 from roster.errors import LeaseLostError, StoreError
 from roster.orchestrator.runs.database import tables
 from roster.registry.holder import Holder, this_process
+from roster.registry.settings import DEFAULT_TTL, seconds
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("roster.orchestrator.runs")
 
 ROOT = "/ai-team/executors/"
-TTL = 30.0
 # A store that thaws revokes the leases of the living: they are back within a keep-alive, so nobody is dead before that.
 _GRACE = 15.0
 
@@ -43,12 +43,17 @@ class Identity:
 
     Args:
         store: holds its lease.
+        ttl: seconds that it outlives the last keep-alive; without it `ROSTER_TTL`, else 30.
+
+    Raises:
+        ConfigError: `ROSTER_TTL` is no number of seconds.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ttl: float | None = None) -> None:
         here = this_process()
         self.id = f"{here.host[:60]}-{here.pid}-{uuid.uuid4().hex[:8]}"
         self._store = store
+        self._ttl = seconds(ttl, "ROSTER_TTL", DEFAULT_TTL)
         self._lease: Lease | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._missing: dict[str, float] = {}
@@ -75,14 +80,14 @@ class Identity:
             self._lease = None
 
     async def _take(self) -> None:
-        lease = await self._store.grant(TTL)
+        lease = await self._store.grant(self._ttl)
         await self._store.put(ROOT + self.id, json.dumps(this_process().to_dict()).encode(), lease=lease.id)
         self._lease = lease
 
     async def _keep(self) -> None:
         while True:
             lease = self._lease
-            await asyncio.sleep((TTL if lease is None else lease.ttl) / 3)
+            await asyncio.sleep((self._ttl if lease is None else lease.ttl) / 3)
             try:
                 if lease is None:
                     await self._take()

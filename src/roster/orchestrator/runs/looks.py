@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from roster.errors import RunError
+from roster.orchestrator.runs.book import state_of
 from roster.orchestrator.runs.database import tables
 from roster.orchestrator.runs.identity import Known
 from roster.orchestrator.runs.record import ENDED
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _PART = 200
 _BESIDE = 10_000
 _SUSPECT = 3
+_AT_REST = ("waiting", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +199,20 @@ class TakenUp:
 
 
 def take_up(
-    me: str, dead: Sequence[str], *, room: int, suspect: bool, recoveries: int
+    me: str, dead: Sequence[str], *, room: int, suspects: Collection[str], recoveries: int
 ) -> Callable[[sa.Connection], TakenUp]:
     """Take walks that nobody has: those of the dead, and those that were let go or never begun.
 
     An orchestrator that dies strikes all runs that it had and that did not get on under it, since any may be what killed it.
     The innocent get on sooner or later, and are absolved. One that does not is taken up last, and alone among its kind,
-    so that the innocent do not collect the strikes of the guilty.
+    so that the innocent do not collect the strikes of the guilty. Those that only waited, or stood still, are not struck: an
+    orchestrator that dies again and again for a reason of its own must not cost anybody a run that waits for a person.
 
     Args:
         me: who takes them.
         dead: executors that are dead for sure.
         room: how many runs, at most. Walks beside a run are taken whatever the room: somebody waits for them.
-        suspect: whether one of the suspects may be among them.
+        suspects: those that `me` took before and still has. Unless they have got on, or wait, no other is taken.
         recoveries: how often a run may be taken up from the dead without having got on in between.
     """
 
@@ -222,21 +225,22 @@ def take_up(
         free = sa.or_(walks.c.executor.is_(None), walks.c.executor.in_(dead))
         query = (
             sa.select(walks.c.id, walks.c.run, walks.c.executor, runs.c.state, runs.c.progress)
-            .add_columns(runs.c.progress_before, runs.c.strikes)
+            .add_columns(runs.c.progress_before, runs.c.strikes, state_of().label("now"))
             .join(runs, runs.c.id == walks.c.run)
             .where(free, walks.c.ended.is_(False), runs.c.state.notin_(ENDED))
             .order_by(runs.c.strikes, runs.c.created_at)
         )
         roots = connection.execute(query.where(walks.c.id == walks.c.run).limit(room)).all() if room else []
-        may_suspect = suspect
+        may_suspect = not _doubtful(connection, suspects)
         for row in roots:
             crashed = row.executor is not None and row.state == "running"
-            strikes = 0 if row.progress > row.progress_before else row.strikes + 1
-            if crashed and strikes > recoveries:
+            struck = crashed and row.now not in _AT_REST
+            strikes = 0 if row.progress > row.progress_before else row.strikes + struck
+            if struck and strikes > recoveries:
                 why = f"its orchestrator died {strikes} times in a row, and it did not get on: it may be what kills them"
                 taken.given_up[row.id] = _give_up(connection, row.id, strikes, why)
                 continue
-            if crashed and strikes >= _SUSPECT:
+            if struck and strikes >= _SUSPECT:
                 if not may_suspect:
                     continue
                 may_suspect = False
@@ -266,6 +270,17 @@ def take_up(
         return taken
 
     return write
+
+
+def _doubtful(connection: sa.Connection, suspects: Collection[str]) -> bool:
+    """Whether one of them may yet be what kills: it is at the step where it was, and does not only wait."""
+    import sqlalchemy as sa
+
+    runs = tables().runs
+    query = sa.select(runs.c.id).where(
+        runs.c.id.in_(suspects), runs.c.progress == runs.c.progress_before, state_of().not_in(_AT_REST)
+    )
+    return bool(suspects) and connection.execute(query.limit(1)).first() is not None
 
 
 def let_go(walk_: str, me: str, reason: str, recoveries: int) -> Callable[[sa.Connection], None]:

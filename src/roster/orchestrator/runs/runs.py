@@ -5,26 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from roster._durations import parse_duration
-from roster.cards import CardReport, Limits, ProcessCard, SubprocessStep, check, examine
-from roster.cards.limits import DEFAULTS
-from roster.cards.limits import VARIABLE as LIMITS
-from roster.cards.subcards import check_cards
-from roster.errors import ConfigError, DocumentError, RunConflictError, RunsUnavailableError
+from roster.cards import Limits, ProcessCard
+from roster.errors import ConfigError, RunConflictError, RunsUnavailableError
 from roster.orchestrator.runs.book import Book
+from roster.orchestrator.runs.cardfiles import CardLike, plain_inputs, read_card, run_name
 from roster.orchestrator.runs.database import tables
 from roster.orchestrator.runs.executor import Executor
 from roster.orchestrator.runs.record import ENDED, RunRecord, RunState
 from roster.orchestrator.runs.writes import insert_new, to_json
-from roster.routing import STRATEGIES
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     from roster.orchestrator.orchestrator import Orchestrator
 
 T = TypeVar("T")
-CardLike: TypeAlias = ProcessCard | Mapping[str, Any] | str | os.PathLike[str]
 NoNodes: TypeAlias = Literal["wait", "fail"]
 
 AT_ONCE = "ROSTER_RUNS_AT_ONCE"
@@ -41,7 +34,6 @@ RETENTION = "ROSTER_RUNS_RETENTION"
 _DEFAULT_AT_ONCE = 100
 _DEFAULT_RECOVERIES = 10
 _DEFAULT_RETENTION = 30 * 86400.0
-_ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?\Z")
 _WRITE_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
@@ -95,9 +87,9 @@ class Runs:
             ConfigError: the id is none, or runs are not installed.
             RunsUnavailableError: the database does not take it.
         """
-        read, cards = await asyncio.to_thread(_read, card, limits)
-        given = _plain(inputs)
-        run = _name(run_id, read)
+        read, cards = await asyncio.to_thread(read_card, card, limits)
+        given = plain_inputs(inputs)
+        run = run_name(run_id, read)
         read.start(given, run_id=run)  # inputs that are too large are refused before anything is written
         row = self._row(run, read, cards, given, no_nodes)
         executor = None if detach else (await self._open()).id
@@ -192,9 +184,15 @@ class Runs:
             ending = None if self._executor is None else self._executor.ending(run)
             await (asyncio.sleep(interval) if ending is None else asyncio.wait([ending], timeout=interval))
 
-    async def serve(self) -> None:
-        """Take up runs that nobody has, until cancelled: those of orchestrators that died, and those left by `detach`."""
+    async def serve(self, *, on_ready: Callable[[], None] | None = None) -> None:
+        """Take up runs that nobody has, until cancelled: those of orchestrators that died, and those left by `detach`.
+
+        Args:
+            on_ready: called when it has begun to.
+        """
         await self._open()
+        if on_ready is not None:
+            on_ready()
         await asyncio.get_running_loop().create_future()
 
     # -- looking --------------------------------------------------------------------------------------------------
@@ -361,7 +359,7 @@ class Runs:
             "progress": 0,
             "recoveries": 0,
             "strikes": 0,
-            "progress_before": -1,
+            "progress_before": 0,
             "paused": False,
         }
 
@@ -381,30 +379,6 @@ def _retention() -> float:
         return parse_duration(text) if text else _DEFAULT_RETENTION
     except ValueError as error:
         raise ConfigError(f"{RETENTION}: {error}") from None
-
-
-def _name(run_id: str | None, card: ProcessCard) -> str:
-    if run_id is None:
-        word = re.sub(r"[^a-z0-9]+", "-", card.name.lower()).strip("-")[:40].strip("-") or "run"
-        return f"{word}-{uuid.uuid4().hex[:12]}"
-    if not _ID.match(run_id):
-        raise ConfigError(
-            "the id of a run is 1 to 100 letters, digits, '.', '_' and '-', and begins and ends with a letter or digit"
-        )
-    return run_id
-
-
-def _plain(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return a copy of the inputs that is JSON, and nothing else.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(inputs or {}), allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the inputs of a run are JSON: {error}") from None
-    return plain
 
 
 def _document(card: ProcessCard) -> dict[str, Any]:
@@ -427,51 +401,3 @@ def _same(connection: sa.Connection, row: Mapping[str, Any]) -> None:
         raise RunConflictError(
             f"another run has the id {row['id']}, with another card or other inputs: choose another id"
         )
-
-
-def _read(card: CardLike, limits: Limits | None) -> tuple[ProcessCard, dict[str, ProcessCard]]:
-    """Read a card and those that it runs, and check them all; an inner one stands under `{digest of the outer}|{name}`."""
-    bounds = limits or DEFAULTS.changed(os.environ.get(LIMITS, ""))
-    inner: dict[str, ProcessCard] = {}
-    if isinstance(card, ProcessCard):
-        check(card, strategies=tuple(STRATEGIES), source=card.name)
-        read, source = card, ""
-    elif isinstance(card, Mapping):
-        read, source = ProcessCard.from_dict(card, limits=bounds), ""
-        check(read, strategies=tuple(STRATEGIES), source="<dict>")
-    else:
-        source = os.path.normpath(os.fspath(card))
-        report = examine_file(source, bounds)
-        if report.card is None:
-            raise DocumentError(source, report.faults)
-        read = report.card
-    cards_at = {source: read}
-
-    def find(name: str, origin: str) -> tuple[str, ProcessCard]:
-        path = os.path.normpath(Path(origin).parent / name)
-        report = examine_file(path, bounds)
-        if report.card is None:
-            raise DocumentError(path, report.faults)
-        cards_at[path] = report.card
-        inner[f"{cards_at[origin].digest}|{name}"] = report.card
-        return path, report.card
-
-    if not source and any(isinstance(step, SubprocessStep) for step in read.steps.values()):
-        raise ConfigError("a card that runs other cards is given as a file: theirs are looked for beside it")
-    faults = check_cards(read, source, find)
-    if faults:
-        raise DocumentError(source, faults)
-    return read, inner
-
-
-def examine_file(path: str, limits: Limits) -> CardReport:
-    """Read a file as a card, and look at everything that can be wrong with it.
-
-    Raises:
-        DocumentError: it cannot be read.
-    """
-    from roster.passport.files import read_file
-
-    return examine(
-        read_file(Path(path), limits.file), source=path, limits=limits, strategies=tuple(STRATEGIES)
-    )

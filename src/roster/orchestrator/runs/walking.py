@@ -22,6 +22,7 @@ from roster.cards import (
 )
 from roster.cards.card import GIVEN
 from roster.errors import CardError, Code
+from roster.orchestrator.runs.record import STATE, RunState
 from roster.orchestrator.runs.world import End, Error, Heard, Order, Place, RunFailure, Tried, World
 
 _NOTHING = object()
@@ -42,6 +43,16 @@ def failure(message: str, *, code: Code = Code.FAILED_PRECONDITION, step: str = 
     if step:
         error["step"] = step
     return error
+
+
+def outcome(end: End) -> tuple[RunState, Error | None]:
+    """Return the state of a run whose own walk has ended, and its error."""
+    if end.how == "failed":
+        return "failed", end.error
+    state = STATE[end.status] if end.how == "complete" else "succeeded"
+    if state == "failed":
+        return state, failure("the card ended with the status failure", code=Code.ABORTED, kind="Completed")
+    return state, None
 
 
 class Walk:

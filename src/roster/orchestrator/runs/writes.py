@@ -43,22 +43,26 @@ def insert_new(table: sa.Table, connection: sa.Connection, rows: Sequence[Mappin
         from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]  # the same method
     done = 0
     for row in rows:
-        done += connection.execute(insert(table).values(**row).on_conflict_do_nothing()).rowcount
+        new = insert(table).values(**row).on_conflict_do_nothing()
+        # Without the option an INSERT has the row count -1 on PostgreSQL.
+        done += connection.execute(new, execution_options={"preserve_rowcount": True}).rowcount
     return done
 
 
 def begin_walk(walk: str, run: str, executor: str, *, root: bool) -> Write:
-    """Take a walk for this executor. Raises `GivenAwayError` if it is over."""
+    """Begin a walk that is this executor's. Raises `GivenAwayError` if it is over, or another's by now."""
 
     def write(connection: sa.Connection) -> None:
         import sqlalchemy as sa
 
         walks, runs = tables().walks, tables().runs
         taken = connection.execute(
-            sa.update(walks).where(walks.c.id == walk, walks.c.ended.is_(False)).values(executor=executor)
+            sa.update(walks)
+            .where(walks.c.id == walk, walks.c.executor == executor, walks.c.ended.is_(False))
+            .values(executor=executor)
         )
         if not taken.rowcount:
-            raise GivenAwayError(f"{walk} is over")
+            raise GivenAwayError(f"{walk} is over, or not ours any more")
         if root:
             connection.execute(
                 sa.update(runs)
