@@ -1,5 +1,6 @@
 // The capability matrix: who can do what, how many of them are healthy, how much room there is, and where one failure is enough.
 import { get } from "./api.js";
+import { STATES } from "./filter.js";
 import { html } from "./html.js";
 import { store } from "./store.js";
 import { Asking, Command, Empty, Load, Notice, State, link, nodeLink, plain, words } from "./ui.js";
@@ -77,7 +78,7 @@ export class Capabilities extends Asking {
 function warningsOf(item) {
   const found = [];
   if (item.healthy === 0) found.push(["bad", "Nobody can take work", "No healthy node offers it: calls fail or wait."]);
-  else if (item.single) found.push(["warn", "One node alone", "A single point of failure: if this node ends, nobody can do it."]);
+  else if (item.single) found.push(["warn", "Single point of failure", "One healthy node alone offers it: if that node ends, nobody can do it."]);
   if (item.healthy > 0 && item.free === 0) found.push(["warn", "No room", "All its nodes are busy: calls wait."]);
   if (item.mismatch) found.push(["warn", "Schemas differ", "Nodes declare one version of it with different schemas: callers cannot know what to send."]);
   return found;
@@ -113,5 +114,6 @@ function gridOf(shown, nodes) {
     <thead><tr><th scope="col">Capability</th>${nodes.map((key) => html`<th scope="col" class="up"><a href=${nodeLink(key)}><bdi>${plain(key.split("/")[1])}</bdi></a></th>`)}</tr></thead>
     <tbody>${shown.map((item) => html`<tr key=${item.name}><th scope="row"><bdi>${plain(item.name)}</bdi>${item.single && html` <span class="warning w-warn"><${State} state="warn" word="one alone" /></span>`}</th>
       ${nodes.map((key) => html`<td>${item.offered_by.includes(key) ? html`<span title=${`${key} offers ${plain(item.name)}: ${stateOf(key)}`}><${State} state=${stateOf(key)} word=${html`<span class="unseen">${stateOf(key)}</span>`} /></span>` : null}</td>`)}</tr>`)}
-    </tbody></table></div>`;
+    </tbody></table></div>
+    <p class="legend" aria-hidden="true">${STATES.map((state) => html`<${State} state=${state} />`)}</p>`;
 }

@@ -10,10 +10,10 @@ const NARROW = matchMedia("(max-width: 760px)");
 const COLUMNS = [
   { id: "name", title: "Node", class: "c-name", sort: true },
   { id: "state", title: "State", class: "c-state", sort: true },
-  { id: "load", title: "Load", class: "c-load", sort: true },
+  { id: "load", title: "Load", class: "c-load", sort: true, falls: true },
   { id: "offers", title: "Capabilities", class: "c-offers" },
   { id: "labels", title: "Labels", class: "c-labels" },
-  { id: "seen", title: "Last heartbeat", class: "c-seen", sort: true },
+  { id: "seen", title: "Last heartbeat", class: "c-seen", sort: true, falls: true },
 ];
 
 /** When a node is known to have lived last: as long as its lease lives that is now, as far as this page is fresh. */

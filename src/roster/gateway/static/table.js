@@ -4,7 +4,7 @@ import { Component, createRef, html } from "./html.js";
 const AROUND = 8;
 
 /**
- * Props: `label`, `columns` (`[{id, title, class, sort}]`), `rows` (each with `key`), `row(entry)` the cells of one,
+ * Props: `label`, `columns` (`[{id, title, class, sort, falls}]`, `falls` where the largest comes first), `rows` (each with `key`), `row(entry)` the cells of one,
  * `height` of a row in px, `sort`, `down`, `onSort(id)`. The page itself scrolls.
  */
 export class Table extends Component {
@@ -77,6 +77,7 @@ export class Table extends Component {
   };
 
   render({ label, columns, rows, row, height, sort, down, onSort }, { first, last }) {
+    const falls = (column) => Boolean(column.falls) !== Boolean(down);
     const shown = [];
     for (let place = first; place < Math.min(last, rows.length); place += 1) {
       const entry = rows[place];
@@ -86,9 +87,9 @@ export class Table extends Component {
     }
     return html`<div class="table" role="table" aria-label=${label} aria-rowcount=${rows.length + 1}>
       <div class="head" role="rowgroup"><div class="row" role="row" aria-rowindex="1">
-        ${columns.map((column) => html`<div role="columnheader" class=${`cell ${column.class}`} aria-sort=${column.sort && sort === column.id ? (down ? "descending" : "ascending") : undefined}>
+        ${columns.map((column) => html`<div role="columnheader" class=${`cell ${column.class}`} aria-sort=${column.sort && sort === column.id ? (falls(column) ? "descending" : "ascending") : undefined}>
           ${column.sort
-            ? html`<button type="button" class="sort" onClick=${() => onSort(column.id)}>${column.title}<span class="way" aria-hidden="true">${sort === column.id ? (down ? "↑" : "↓") : ""}</span></button>`
+            ? html`<button type="button" class="sort" onClick=${() => onSort(column.id)}>${column.title}<span class="way" aria-hidden="true">${sort === column.id ? (falls(column) ? "↓" : "↑") : ""}</span></button>`
             : column.title}
         </div>`)}
       </div></div>

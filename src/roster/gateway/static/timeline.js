@@ -43,7 +43,7 @@ export class Timeline extends Component {
           <span class="took">${took}${step.redispatched > 0 && html` <span class="again" title="It was handed to a node again">again ×${step.redispatched}</span>`}</span>
         </div>`;
       })}
-      <div class="line axis" aria-hidden="true"><span class="what"></span><span class="scale">${Array.from({ length: TICKS + 1 }, (_, tick) => html`<span>${tick === 0 ? "0" : brief((whole * tick) / TICKS / 1000)}</span>`)}</span><span class="took"></span></div>
+      <div class="line axis" aria-hidden="true"><span class="what">marks are tries</span><span class="scale">${Array.from({ length: TICKS + 1 }, (_, tick) => html`<span>${tick === 0 ? "0" : brief((whole * tick) / TICKS / 1000)}</span>`)}</span><span class="took"></span></div>
     </div>`;
   }
 }
