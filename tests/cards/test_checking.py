@@ -139,6 +139,8 @@ def test_what_is_allowed_but_hardly_meant_is_warned_of(text: str, expected: list
         "{type: human_checkpoint, message: ok, output: h}, {action: b, params: {y: '${o} ${e} ${h}'}}]",
         # a first value, even null
         "variables: {v: null}\nsteps: [{action: x, params: {v: '${v}'}}]",
+        # branches that race for it
+        "steps: [{type: parallel, wait_for: any, branches: [{action: x, output: v}, {action: y, output: v}]}]",
         "steps: [{action: x, params: {v: '${input.a} ${run.id} ${task_id} $${none}'}}]",
         # set before a loop and changed in it
         "steps:\n- {id: a, action: x, output: v}\n- {id: b, action: x, params: {v: '${v}'}, output: v}\n"

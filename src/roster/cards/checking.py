@@ -163,7 +163,9 @@ def _unset(use: Use, variables: Variables, card: ProcessCard, report: Report) ->
 
 
 def _rivals(step: ParallelStep, card: ProcessCard, report: Report) -> None:
-    """Warn where two branches set one variable."""
+    """Warn where two branches set one variable. Where one branch is enough they race for it, and that is meant."""
+    if step.need == 1:
+        return
     first: dict[str, int] = {}
     for index, block in enumerate(step.branches):
         for name in dict.fromkeys(_outputs(block, card)):

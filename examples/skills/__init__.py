@@ -1,0 +1,1 @@
+"""What the agents of the examples can do: plain functions over text and tables, without input or output."""
