@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from roster.bus.url import parse_url
 from roster.errors import ConfigError
+from roster.orchestrator.runs.database import RunsUrl
 from roster.store import store_url
 
 Read = Callable[[], str | None]
@@ -17,13 +19,19 @@ BOTH = pytest.mark.parametrize(
     [
         ("ROSTER_REGISTRY_PASSWORD", lambda: store_url("etcd://host").password),
         ("ROSTER_BUS_PASSWORD", lambda: parse_url("amqp://host").password),
+        ("ROSTER_RUNS_PASSWORD", lambda: runs_password("postgresql://agent@host/db")),
     ],
 )
 
 
+def runs_password(url: str) -> str | None:
+    password = urlsplit(RunsUrl.parse(url).text).password
+    return unquote(password) if password is not None else None
+
+
 @pytest.fixture(autouse=True)
 def _users(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ROSTER_REGISTRY_PASSWORD", "ROSTER_BUS_PASSWORD"):
+    for name in ("ROSTER_REGISTRY_PASSWORD", "ROSTER_BUS_PASSWORD", "ROSTER_RUNS_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(f"{name}_FILE", raising=False)
     monkeypatch.setenv("ROSTER_REGISTRY_USER", "agent")
@@ -80,3 +88,15 @@ def test_a_variable_and_its_file_contradict_each_other(
     monkeypatch.setenv(f"{variable}_FILE", str(tmp_path / "password"))
     with pytest.raises(ConfigError, match=f"{variable} and {variable}_FILE are both set"):
         read()
+
+
+def test_the_password_of_runs_goes_where_the_url_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSTER_RUNS_PASSWORD", "p@ss/w:rd")
+    found = RunsUrl.parse("postgresql://agent@db:5433/runs?sslmode=require")
+    assert found.text == "postgresql+psycopg://agent:p%40ss%2Fw%3Ard@db:5433/runs?sslmode=require"
+    assert found.shown == "postgresql://db:5433/runs"
+    assert "p%40ss" not in repr(found)
+    assert runs_password("postgresql://agent:own@db/runs") == "own"
+    # Without a user PostgreSQL's library takes that of the system, and the passwords that it knows.
+    assert RunsUrl.parse("postgresql://db/runs").text == "postgresql+psycopg://db/runs"
+    assert RunsUrl.parse("sqlite:////tmp/runs.sqlite").scheme == "sqlite"

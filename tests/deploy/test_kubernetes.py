@@ -21,8 +21,8 @@ FOLDER = DEPLOY / "kubernetes"
 # The oldest that is still looked after in some clouds, and the newest that the schemas know.
 VERSIONS = ("1.29", "1.37")
 WORKLOADS = ("Deployment", "StatefulSet")
-# Who reads a variable besides Roster: the founding document's names, the examples' agents, PostgreSQL's library, the shell.
-OTHERS = {"ETCD_HOST", "ETCD_PORT", "RABBITMQ_HOST", "ROSTER_PASSPORT", "PGPASSFILE", "POD_NAME"}
+# Who reads a variable besides Roster: the founding document's names, the examples' agents, the shell.
+OTHERS = {"ETCD_HOST", "ETCD_PORT", "RABBITMQ_HOST", "ROSTER_PASSPORT", "POD_NAME"}
 OURS = ("roster", "roster-agent")
 
 
