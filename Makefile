@@ -59,7 +59,7 @@ chaos: setup-dev  ## faults under load, bounded in time (BUS=amqp, RUNS=postgres
 	@$(PY) -m chaos $(if $(BUS),--bus $(BUS)) $(if $(RUNS),--runs $(RUNS))
 
 lock:  ## pin the requirements again (needs uv)
-	@for set in run build dev interop-build interop; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	@for set in run build dev image interop-build interop; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make lock" requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 clean:  ## remove the environment and every cache

@@ -40,12 +40,17 @@ class Container:
         Raises:
             ServerError: it did not come up.
         """
-        ports = Ports("client")
+        ports = Ports("client", "ui")
         self._port = ports["client"]
         ports.release()
         project = f"roster-{self.engine}-{self._port}"
         compose = ["docker", "compose", "-p", project, "-f", str(FILE)]
-        environment = {**os.environ, f"ROSTER_{self.engine.upper()}_PORT": str(self._port)}
+        environment = {
+            **os.environ,
+            f"ROSTER_{self.engine.upper()}_PORT": str(self._port),
+            # Brokers of several tests run side by side.
+            "ROSTER_RABBITMQ_UI_PORT": str(ports["ui"]),
+        }
         # It goes when this process does, however that ends.
         self._keeper = subprocess.Popen(
             [

@@ -1,4 +1,4 @@
-"""Addresses of servers in URLs: hosts and ports, options, and the files of TLS (pure, but for a look whether they exist)."""
+"""Servers as URLs and the environment name them: hosts and ports, options, the files of TLS, passwords."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 from roster.errors import ConfigError
 
 Hosts = tuple[tuple[str, int], ...]
+
+_MAX_SECRET = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +117,34 @@ def tls_files(given: Mapping[str, str], scheme: str) -> Tls:
         if not path.is_file():
             raise ConfigError(f"the TLS file {name} of the {scheme}:// URL does not exist: {path}")
     return Tls(paths.get("ca"), paths.get("cert"), paths.get("key"))
+
+
+def secret(variable: str) -> str | None:
+    """Return a password from the environment: `VARIABLE` itself, else the file that `VARIABLE_FILE` names.
+
+    A secret that is mounted as a file is neither inherited by child processes nor shown by `docker inspect`. One line break
+    at its end does not count, as editors and `echo` leave one.
+
+    Raises:
+        ConfigError: both are set, or the file cannot be read as one password. The text never repeats it.
+    """
+    by_file = f"{variable}_FILE"
+    value, file = os.environ.get(variable), os.environ.get(by_file)
+    if not file:
+        return value or None
+    if value:
+        raise ConfigError(f"{variable} and {by_file} are both set: unset one of them")
+    try:
+        with Path(file).open("rb") as opened:
+            raw = opened.read(_MAX_SECRET + 1)
+    except OSError as error:
+        raise ConfigError(f"{by_file}: {file} cannot be read: {error.strerror or error}") from None
+    try:
+        text = raw.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(raw) > _MAX_SECRET or any(mark in text for mark in "\0\r\n"):
+        raise ConfigError(
+            f"{by_file}: {file} must hold one password: one line of UTF-8 text, at most {_MAX_SECRET // 1024} KiB"
+        )
+    return text

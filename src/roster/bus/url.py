@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from roster._address import Hosts, Tls, read_hosts, read_options, show_hosts, tls_files
+from roster._address import Hosts, Tls, read_hosts, read_options, secret, show_hosts, tls_files
 from roster._paths import state_dir
 from roster.errors import ConfigError
 
@@ -112,7 +112,7 @@ def _broker(scheme: str, parts: SplitResult, where: str) -> BusURL:
         )
     if not user:
         name = os.environ.get("ROSTER_BUS_USER", "")
-        password = os.environ.get("ROSTER_BUS_PASSWORD", "")
+        password = secret("ROSTER_BUS_PASSWORD") or ""
     shown = "" if vhost == "/" else f"/{quote(vhost, safe='')}"
     return BusURL(
         scheme,

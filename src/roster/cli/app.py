@@ -37,6 +37,7 @@ from roster.cli import (
     tap,
     transfer,
     validate,
+    wait,
     watch,
 )
 from roster.cli.failures import EXIT_CODES, INTERRUPTED, report, report_usage
@@ -151,6 +152,7 @@ _add(dead.retry, "retry", dead.RETRY_EXAMPLES, _dead)
 _add(dead.drop, "drop", dead.DROP_EXAMPLES, _dead)
 _add(delete.delete, "delete", delete.DELETE_EXAMPLES)
 _add(delete.prune, "prune", delete.PRUNE_EXAMPLES)
+_add(wait.wait, "wait", wait.EXAMPLES)
 _add(watch.watch, "watch", watch.EXAMPLES)
 _add(tap.tap, "tap", tap.EXAMPLES)
 _add(migrate.migrate, "migrate", migrate.EXAMPLES)

@@ -12,6 +12,7 @@ from roster.cli.session import Session
 from roster.errors import RegistryError, StoreError
 
 if TYPE_CHECKING:
+    from roster.cli.probes import Checks
     from roster.passport import NodePassport
     from roster.registry import Registration
 
@@ -33,13 +34,22 @@ class Keeper:
         session: where to register, and what to say.
         passport: whose presence it is.
         command: the child; empty: hold the registration until a signal.
+        checks: what has to be well for the node to be ready; without them it is from the beginning.
     """
 
-    def __init__(self, session: Session, passport: NodePassport, command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        passport: NodePassport,
+        command: Sequence[str],
+        checks: Checks | None = None,
+    ) -> None:
         self._session = session
         self._out = session.out
         self._passport = passport
         self._command = command
+        self._checks = checks
+        self._looking: asyncio.Task[None] | None = None
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
         self._displaced = asyncio.Event()
 
@@ -56,7 +66,13 @@ class Keeper:
         async with self._session.registry() as registry:
             # A name may be waited for, and a signal ends the waiting.
             registering = asyncio.ensure_future(
-                registry.register(self._passport, ttl=ttl, takeover=takeover, on_wait=self._out.note)
+                registry.register(
+                    self._passport,
+                    ttl=ttl,
+                    takeover=takeover,
+                    on_wait=self._out.note,
+                    state="starting" if self._checks else "ready",
+                )
             )
             signalled = await self._signal_before(registering)
             if signalled is not None:
@@ -69,6 +85,8 @@ class Keeper:
                 f"{registration.key} is registered again, uid {uid}"
             )
             registration.on_displaced = lambda _: self._displaced.set()
+            if self._checks is not None:
+                self._looking = asyncio.create_task(self._checks.keep_looking(registration, self._out))
             try:
                 if self._command:
                     status = await self._run(registration)
@@ -153,6 +171,7 @@ class Keeper:
 
     async def _drain(self, registration: Registration) -> None:
         """Have no new work sent here, before the child hears that it is to end."""
+        await self._look_no_more()
         try:
             async with asyncio.timeout(_DRAIN_DEADLINE):
                 await registration.drain()
@@ -169,7 +188,16 @@ class Keeper:
         if not done:
             _send(child, signal.SIGKILL)
 
+    async def _look_no_more(self) -> None:
+        looking, self._looking = self._looking, None
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait({looking})
+            if not looking.cancelled():
+                looking.result()  # a defect in it is told
+
     async def _leave(self, registration: Registration) -> None:
+        await self._look_no_more()
         try:
             await registration.deregister()
         except StoreError as error:

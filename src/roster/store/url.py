@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from roster._address import Tls, read_hosts, read_options, read_port, show_hosts, tls_files
+from roster._address import Tls, read_hosts, read_options, read_port, secret, show_hosts, tls_files
 from roster._paths import state_dir
 from roster.errors import ConfigError
 
@@ -208,7 +208,7 @@ def _with_environment(url: StoreUrl) -> StoreUrl:
         )  # a token has no user: consul://TOKEN@host and consul://:TOKEN@host
     if username is None and password is None:
         username = os.environ.get("ROSTER_REGISTRY_USER") or None
-        password = os.environ.get("ROSTER_REGISTRY_PASSWORD") or None
+        password = secret("ROSTER_REGISTRY_PASSWORD")
         if url.engine == "consul":
             password = password or os.environ.get("CONSUL_HTTP_TOKEN") or None
     tls = tls_files(dict(url.options), url.scheme) if url.scheme in _TLS else None

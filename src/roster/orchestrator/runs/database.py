@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from roster._address import secret
 from roster._paths import ensure_private_dir, state_dir
 from roster.errors import ConfigError, RunsUnavailableError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 VARIABLE = "ROSTER_RUNS"
+PASSWORD = "ROSTER_RUNS_PASSWORD"  # noqa: S105 - the name of a variable
 _POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
 _BUSY_SECONDS = 30
 _CONNECT_SECONDS = 10
@@ -46,8 +48,10 @@ class RunsUrl:
     def parse(cls, url: str | None = None) -> RunsUrl:
         """Read a URL; without one `ROSTER_RUNS`, else the file `runs.sqlite` in the user's state directory.
 
+        A user without a password has that of `ROSTER_RUNS_PASSWORD`, or of the file `ROSTER_RUNS_PASSWORD_FILE`.
+
         Raises:
-            ConfigError: it is none of ours.
+            ConfigError: it is none of ours, or its password cannot be read.
         """
         from urllib.parse import quote, unquote, urlsplit
 
@@ -66,6 +70,11 @@ class RunsUrl:
             return cls("sqlite", path, f"sqlite://{quote(path)}", f"sqlite:///{path}")
         if parts.scheme in _POSTGRES and host and parts.path.strip("/"):
             where = f"{host}{f':{port}' if port else ''}{parts.path}"
+            if parts.username and parts.password is None and (password := secret(PASSWORD)) is not None:
+                user, _, place = parts.netloc.rpartition("@")
+                text = parts._replace(
+                    netloc=f"{user.rstrip(':')}:{quote(password, safe='')}@{place}"
+                ).geturl()
             return cls(
                 "postgresql", "", f"postgresql://{where}", "postgresql+psycopg" + text[len(parts.scheme) :]
             )
