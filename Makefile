@@ -54,9 +54,9 @@ fmt: setup-dev  ## format and apply safe fixes
 bench: setup-dev  ## timings, medians of several runs
 	@$(PY) -m bench
 
-chaos: setup-dev  ## faults under load, bounded in time (BUS=amqp: those of the bus, on RabbitMQ)
+chaos: setup-dev  ## faults under load, bounded in time (BUS=amqp, RUNS=postgres: those of the bus, of runs)
 	@$(PY) scripts/setup-servers $(servers)
-	@$(PY) -m chaos $(if $(BUS),--bus $(BUS))
+	@$(PY) -m chaos $(if $(BUS),--bus $(BUS)) $(if $(RUNS),--runs $(RUNS))
 
 lock:  ## pin the requirements again (needs uv)
 	@for set in run build dev image interop-build interop; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

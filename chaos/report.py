@@ -67,9 +67,11 @@ class Scenario:
         run: does it.
         within: seconds that it may take at most.
         of_bus: whether the bus is what it is about, or goes through what it is about.
+        of_runs: whether it is about runs of process cards.
     """
 
     what: str
     run: Callable[[Options], Awaitable[Report]]
     within: float
     of_bus: bool = False
+    of_runs: bool = False

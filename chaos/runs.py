@@ -302,7 +302,7 @@ async def crew(options: Options, agents: Iterable[str], **team_options: Any) -> 
 async def _database(named: str | None, directory: Path) -> AsyncIterator[str]:
     if named == "postgres":
         with tempfile.TemporaryDirectory(prefix="roster-") as home:
-            server = Postgres(Path(home))
+            server = Postgres(Path(home), fsync=False)  # it is not what is killed
             try:
                 await asyncio.to_thread(server.start)
                 yield await asyncio.to_thread(server.new_database)

@@ -55,6 +55,19 @@ def _inputs(example: Example, pairs: list[str]) -> dict[str, Any]:
     return inputs
 
 
+async def _typed(question: str) -> str:
+    """Return a line from the terminal. No thread waits for it, which Ctrl-C could not end."""
+    print(question, end="", flush=True)
+    loop = asyncio.get_running_loop()
+    there = asyncio.Event()
+    loop.add_reader(sys.stdin, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline()
+
+
 async def _answer(orchestrator: Orchestrator, run: str, waiting: dict[str, Any], *, yes: bool) -> None:
     """Tell a run that waits for somebody what it waits for."""
     event = waiting.get("event")
@@ -66,7 +79,7 @@ async def _answer(orchestrator: Orchestrator, run: str, waiting: dict[str, Any],
         word = f"signal {run} {event}" if event else f"approve {run}"
         print(f"nobody to ask here: answer with `roster run {word}`, or start it with --yes", flush=True)
         return
-    said = "yes" if yes else (await asyncio.to_thread(input, "yes or no? ")).strip().lower()
+    said = "yes" if yes else (await _typed("yes or no? ")).strip().lower()
     good = said in ("y", "yes")
     if event is not None:
         if good:

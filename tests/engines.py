@@ -6,12 +6,14 @@ import itertools
 import os
 import re
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import pytest
 from servers.compose import Container
@@ -122,12 +124,16 @@ def own_bus() -> str:
 
 
 def own_database() -> str:
-    """Return the URL of a database on the shared PostgreSQL that no other test uses.
-
-    The one that `ROSTER_TEST_POSTGRES` names is shared by all.
-    """
+    """Return the URL of a database on the shared PostgreSQL that no other test uses."""
     url = shared_url("postgres")
-    return _databases[0].new_database() if _databases else url
+    if _databases:
+        return _databases[0].new_database()
+    import psycopg
+
+    name = f"roster_test_{uuid.uuid4().hex}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
 
 
 def _more_vhosts() -> list[str]:

@@ -37,6 +37,11 @@ def _of_team(function: Callable[[Options], Awaitable[Report]], within: float = 1
     return Scenario(_line(function), run, within, of_bus=True)
 
 
+def _of_runs(function: Callable[[Options], Awaitable[Report]], within: float) -> Scenario:
+    """A scenario about orchestrators with runs of process cards, on whichever registry, bus and database."""
+    return replace(_of_team(function, within), of_runs=True)
+
+
 def _of_servers(function: Callable[[Options], Awaitable[Report]], within: float) -> Scenario:
     """A scenario about the servers of a registry, each started for it, or about a registry without a server."""
     return Scenario(_line(function), function, within)
@@ -53,11 +58,11 @@ ALL: dict[str, Scenario] = {
     "query-of-death": _of_team(query_of_death),
     "hanging": _of_team(hanging),
     "repeats": _of_team(repeats),
-    "card-runs": _of_team(card_runs, 300.0),
-    "card-kinds": _of_team(card_kinds, 300.0),
-    "killer-card": _of_team(killer_card, 240.0),
-    "orchestrator-freeze": _of_team(orchestrator_freeze, 180.0),
-    "orchestrator-retire": _of_team(orchestrator_retire, 180.0),
+    "card-runs": _of_runs(card_runs, 420.0),
+    "card-kinds": _of_runs(card_kinds, 300.0),
+    "killer-card": _of_runs(killer_card, 240.0),
+    "orchestrator-freeze": _of_runs(orchestrator_freeze, 180.0),
+    "orchestrator-retire": _of_runs(orchestrator_retire, 180.0),
     "broker-kill": replace(_of_servers(broker_kill, 180.0), of_bus=True),
     "broker-alarm": replace(_of_servers(broker_alarm, 180.0), of_bus=True),
     "two-hundred": _of_servers(crowd, 120.0),

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import posixpath
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-_FENCE = re.compile(r"^(```+|~~~+)[^\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
-_CODE = re.compile(r"(`+)[^`\n]+?\1")
-_TARGET = r"\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)"
-_IMAGE = re.compile(r"!\[[^\[\]]*\]" + _TARGET)
-_INLINE = re.compile(r"\[(?:[^\[\]]|\[[^\[\]]*\])*\]" + _TARGET)
-_USED = re.compile(r"\[([^\[\]]+)\]\[([^\[\]]*)\]")
+# All is bounded: a page is anybody's, and a pattern that looks for its end through the whole page does so at each begin.
+_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+_CODE = re.compile(r"(?<!`)(`{1,4})(?!`)[^`\n]{1,1000}\1(?!`)")
+_TARGET = r"\(\s{0,10}<?([^)\s>\[]{1,1000}+)>?(?:\s{1,10}\"[^\"]{0,300}\")?\s{0,10}\)"
+_IMAGE = re.compile(r"!\[[^\[\]]{0,300}\]" + _TARGET)
+_INLINE = re.compile(r"\[(?:[^\[\]]|\[[^\[\]]{0,300}\]){0,300}\]" + _TARGET)
+_USED = re.compile(r"\[([^\[\]]{1,300})\]\[([^\[\]]{0,300})\]")
 _DEFINED = re.compile(r"^ {0,3}\[([^\]]+)\]:\s*<?(\S+?)>?(?:\s+\"[^\"]*\")?\s*$", re.MULTILINE)
 _HEADING = re.compile(r"^ {0,3}#{1,6}[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$", re.MULTILINE)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:|//", re.IGNORECASE)
@@ -58,7 +60,7 @@ def anchors(text: str) -> set[str]:
     """Return what the headings of a page are called in links, as GitHub names them: repeated ones are numbered."""
     counted: Counter[str] = Counter()
     found: set[str] = set()
-    for heading in _HEADING.findall(_FENCE.sub("", text)):
+    for heading in _HEADING.findall(_without_fences(text)):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         name = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
         found.add(f"{name}-{counted[name]}" if counted[name] else name)
@@ -68,13 +70,31 @@ def anchors(text: str) -> set[str]:
 
 def _without_code(text: str) -> str:
     """Blank out code, line by line, so that line numbers stay."""
-    text = _FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
-    return _CODE.sub(lambda match: " " * len(match[0]), text)
+    return _CODE.sub(lambda match: " " * len(match[0]), _without_fences(text))
+
+
+def _without_fences(text: str) -> str:
+    """Blank out fenced blocks; one that is not closed goes to the end."""
+    lines = text.split("\n")
+    fence = ""
+    for number, line in enumerate(lines):
+        mark = _FENCE.match(line)
+        if fence:
+            lines[number] = ""
+            # It is closed by as many of the same sign or more, and nothing behind them.
+            if mark is not None and mark[1].startswith(fence) and not line[mark.end() :].strip():
+                fence = ""
+        elif mark is not None:
+            lines[number] = ""
+            fence = mark[1]
+    return "\n".join(lines)
 
 
 def _links(prose: str, broken: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    ends = [match.start() for match in re.finditer("\n", prose)]
+
     def line(at: int) -> int:
-        return prose.count("\n", 0, at) + 1
+        return bisect_left(ends, at) + 1
 
     defined = {match[1].lower(): match for match in _DEFINED.finditer(prose)}
     for match in _IMAGE.finditer(prose):

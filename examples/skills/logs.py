@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_GROUPS = 10_000
+_MOST = 2000  # characters of a line that are looked at: what is longer is data, and patterns take their time over it
 _SEVERITIES = ("debug", "info", "warning", "error", "critical")
 _ACCESS = re.compile(
     r'(?P<host>\S+) \S+ \S+ \[(?P<time>[^\]]+)\] "(?P<method>[A-Z]+) (?P<path>\S+)[^"]*" (?P<status>\d{3}) (?:\d+|-)'
@@ -78,7 +79,7 @@ def triage(text: str) -> Triage:
         if not line.strip():
             continue
         result.lines += 1
-        read = _read(line)
+        read = _read(line[:_MOST])
         if read is None:
             result.unread += 1
             continue

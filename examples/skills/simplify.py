@@ -76,6 +76,7 @@ _SEAMS = {
     "ru": r";\s+|,\s+(?=(?:а|но|однако|поэтому|причём|при этом)\s+)|\s+[—–]\s+(?=[а-яё]+\s+[а-яё]+\s+[а-яё]+)",
     "de": r";\s+|,\s+(?=(?:und|aber|doch|denn)\s+(?:der|die|das|es|er|sie|wir|man|ein|eine)\b)|\s+[—–]\s+",
 }
+_MOST = 3000  # characters: what is longer is no sentence
 _LEAST = 5  # words on either side of a cut: less is no sentence
 
 
@@ -134,6 +135,8 @@ def _lighten(text: str, language: str, changes: list[str]) -> str:
 
 def _cut(sentence: str, language: str) -> str | None:
     """Cut a sentence at the seam that is nearest to its middle; None where there is none."""
+    if len(sentence) > _MOST:
+        return None
     middle = len(sentence) / 2
     seams = [
         (abs(seam.start() - middle), seam.start(), seam.end())

@@ -321,6 +321,7 @@ class Registration(_Facade[AsyncRegistration]):
     update = _waiting(AsyncRegistration.update)
     drain = _waiting(AsyncRegistration.drain)
     deregister = _waiting(AsyncRegistration.deregister)
+    abandon = _waiting(AsyncRegistration.abandon)
     wait_ended = _waiting(AsyncRegistration.wait_ended)
 
     def __enter__(self) -> Registration:

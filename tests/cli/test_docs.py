@@ -40,6 +40,28 @@ steps:
     params: {text: "${draft.article}"}
     output: draft
 """
+REPORT = """\
+name: report
+steps:
+  - {id: write, action: write_article, params: {topic: "${input.topic}"}, selector: tier=b, output: draft}
+  - {id: review, type: human_checkpoint, message: "Publish ${draft.article}?", timeout: 2d, when: "${input.review}"}
+  - {id: edit, action: edit_text, params: {text: "${draft.article}"}, output: edited}
+  - {type: complete, result: "${edited.edited_text}"}
+"""
+MOCKS = """\
+mocks:
+  write_article: {result: {article: "All about ${params.topic}"}}
+  edit_text: {result: {edited_text: "${params.text}"}}
+approvals: {review: approve}
+"""
+REPORT_TEST = """\
+card: report.yaml
+mocks: mocks.yaml
+inputs: {topic: bees, review: true}
+cases:
+  - {name: it is published, expect: {result: All about bees}}
+  - {name: a rejected one is not, approvals: {review: reject}, expect: {status: failure}}
+"""
 BAD_CARD = """\
 name: bad
 steps:
@@ -89,6 +111,7 @@ def _steady(line: str) -> str:
     line = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", line)
     line = re.sub(r'"revision": \d+', '"revision": N', line)
     line = re.sub(r"\d+\.\d{3} s", "N s", line)
+    line = re.sub(r"\b\d+\.\ds\b", "AGE", line)
     line = re.sub(r"\b(\d+[smhd])+\b", "AGE", line)
     line = re.sub(r"(sqlite|local):///\S*/", r"\1:///PLACE/", line)
     return " ".join(line.split())
@@ -121,6 +144,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (directory / "cards").mkdir()
     (directory / "cards" / "article.yaml").write_text(CARD)
     (directory / "cards" / "bad.yaml").write_text(BAD_CARD)
+    (directory / "running").mkdir()
+    (directory / "running" / "report.yaml").write_text(REPORT)
+    (directory / "running" / "mocks.yaml").write_text(MOCKS)
+    (directory / "running" / "report_test.yaml").write_text(REPORT_TEST)
     options = {"registry_url": f"sqlite://{directory}/registry.db", "bus_url": f"local://{directory}/bus"}
     nodes = [
         writer("writer-001", **options),
@@ -173,7 +200,8 @@ def _run_in_a_shell(shown: Shown) -> tuple[int, list[str]]:
         if not shown.interrupted:
             found = process.stdout.read().splitlines()
         else:
-            found = [process.stdout.readline().rstrip("\n") for _ in shown.output[:-1]]
+            before = shown.output.index("^C")
+            found = [process.stdout.readline().rstrip("\n") for _ in range(before)]
             process.send_signal(signal.SIGINT)
             found += process.stdout.read().splitlines()
         return process.wait(20), found
@@ -184,6 +212,7 @@ def test_the_page_shows_what_happens(place: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(place)
     monkeypatch.setenv("ROSTER_REGISTRY", f"sqlite://{place}/registry.db")
     monkeypatch.setenv("ROSTER_BUS", f"local://{place}/bus")
+    monkeypatch.setenv("ROSTER_RUNS", f"sqlite://{place}/runs.sqlite")
     monkeypatch.delenv("ROSTER_NAMESPACE", raising=False)
     wrong = []
     for shown in _shown():

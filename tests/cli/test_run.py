@@ -179,7 +179,7 @@ def test_a_card_with_faults_is_not_begun(place: Place) -> None:
     assert done.status == 1
     assert [line.split(": ")[0] for line in done.err.splitlines()] == [
         "card.yaml:2:17",
-        "card.yaml:3:24",
+        "card.yaml:3:36",
         "error",
     ]
     assert not (place.directory / "state").exists()
@@ -284,8 +284,8 @@ def test_runs_are_answered_and_looked_at(place: Place, agents: None) -> None:
         assert roster("run", "approve", "r1", "--step", "other").status == 11
         assert roster("run", "skip", "r1") == Result(0, "run/r1 goes on\n", "")
         assert roster("run", "reject", "run/a1", "--comment", "dull").out == "run/a1 rejected\n"
-        assert roster("run", "signal", "l1", "printed", "-d", "pages:=12", "-d", "by=ada").status == 0
         assert roster("pause", "card/listening").out == "card/listening paused (2 runs of it now)\n"
+        assert roster("run", "signal", "l1", "printed", "-d", "pages:=12", "-d", "by=ada").status == 0
         assert roster("run", "cancel", "l2", "--reason", "enough") == Result(0, "run/l2 cancelled\n", "")
         assert place.until("r1", "succeeded")["result"] == "on we go"
         assert place.until("a1", "failed")["error"]["message"].endswith("dull")

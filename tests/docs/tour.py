@@ -25,7 +25,7 @@ from tests.docs.markdown import ROOT, Block
 
 from roster.sync import Registry
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 # These only look: what they show may be a moment behind what was done before.
 _LOOKS = re.compile(r"roster (get|find|describe)\b")
 

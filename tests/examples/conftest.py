@@ -8,9 +8,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from examples.agents.starting import PASSPORTS
 from examples.teams import EXAMPLES, module_of
-
 from roster.testing import Team
 
 INPUT = Path(__file__).parents[2] / "examples" / "input"

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from examples.agents import files, tables, text, writer
 from examples.agents.starting import PASSPORTS, passport_of
 from examples.teams import EXAMPLES, module_of
-
 from roster import Code, NodePassport, RemoteError
 from roster.testing import Team
 

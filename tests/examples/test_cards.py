@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.teams import EXAMPLES
 from tests.examples.conftest import INPUT, Play
 
+from examples.teams import EXAMPLES
 from roster.cards import (
     ActionStep,
     CheckpointStep,
@@ -28,7 +28,8 @@ from roster.cards import (
 from roster.orchestrator.runs.record import RunRecord
 from roster.testing import Team
 
-CARDS = sorted((Path(__file__).parents[2] / "examples" / "cards").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "examples" / "cards"
+CARDS = sorted(path for path in FOLDER.rglob("*.yaml") if not path.stem.endswith("_test"))
 
 
 async def run(team: Team, name: str, **inputs: Any) -> RunRecord:

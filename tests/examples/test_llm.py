@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from tests.examples.conftest import Play
+
 from examples.agents import llm
 from examples.agents.starting import PASSPORTS
 from examples.teams import EXAMPLES
-from tests.examples.conftest import Play
-
 from roster import CallTimeoutError, Code, RemoteError
 from roster.errors import ConfigError
 from roster.testing import Team

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.examples.conftest import INPUT
+
 from examples.skills import links, logs, summary, tables
 from examples.skills.keywords import keywords
 from examples.skills.readability import measure
 from examples.skills.report import report
 from examples.skills.simplify import simplify
 from examples.skills.words import detect_language, sentences, stem, syllables
-from tests.examples.conftest import INPUT
 
 # -- words ----------------------------------------------------------------------------------------------------
 
@@ -361,6 +362,18 @@ def test_a_sound_link_is_sound(link: str) -> None:
 def test_a_broken_link_is_named_with_its_line(link: str, problem: str) -> None:
     (found,) = links.check("docs/a.md", {"docs/a.md": f"# Top\n\n{link}\n"})["broken"]
     assert (found["line"], found["problem"]) == (3, problem)
+
+
+@pytest.mark.timeout(60)  # unbounded patterns take minutes over these
+@pytest.mark.parametrize("piece", ["```a\n", "`", "[a](", "[a](<x", "[a]", "~~~x\n", "[a][b]"])
+def test_a_hostile_page_does_not_hold_the_agent_up(piece: str) -> None:
+    links.check("a.md", {"a.md": (piece * 100_000)[: 256 * 1024]})
+
+
+@pytest.mark.timeout(60)
+def test_a_hostile_line_or_sentence_does_not_hold_the_agents_up() -> None:
+    logs.triage('1.2.3.4 - - [x] "GET /' + "0" * 256 * 1024)
+    simplify(("a b c d e, and the " * 20_000)[: 256 * 1024], "en", 20)
 
 
 # -- reports --------------------------------------------------------------------------------------------------

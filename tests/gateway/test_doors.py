@@ -288,18 +288,23 @@ def test_a_token_file_that_others_can_write_or_that_is_not_there_is_refused(tmp_
         Tokens(path)
 
 
-async def test_wrong_tokens_are_counted_and_then_not_even_looked_at(serving: Serving, tokens: Path) -> None:
+async def test_wrong_tokens_are_counted_and_shut_nobody_out_who_has_a_right_one(
+    serving: Serving, tokens: Path
+) -> None:
     async with serving(tokens=tokens, limits=Limits(failures=3)) as served:
         statuses = [
             (await served.client.get(NODES, headers=served.as_(f"guess-{number}"))).status_code
             for number in range(6)
         ]
+        guess = await served.client.post("/api/v1/session", json={"token": "guess" * 8})
+        right = await served.client.get(NODES, headers=served.as_(READER))
         login = await served.client.post("/api/v1/session", json={"token": READER})
 
     assert statuses[0] == 401
     assert statuses[-1] == 429
-    assert login.status_code == 429
-    assert int(login.headers["retry-after"]) >= 1
+    assert guess.status_code == 429
+    assert int(guess.headers["retry-after"]) >= 1
+    assert (right.status_code, login.status_code) == (200, 200)
 
 
 async def test_no_secret_is_logged(serving: Serving, tokens: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,6 +64,18 @@ async def test_a_registered_node_is_found_and_a_deregistered_one_is_gone(open_re
     await registration.deregister()
 
 
+@each_engine
+async def test_a_registration_that_is_given_up_is_offline_and_stays_listed(registry: Registry) -> None:
+    registration = await registry.register(WRITER)
+    await registry.get("writer-001")
+    await registration.abandon()
+    await eventually(lambda: (one := registry.informer.get("default/writer-001")) and one.state == "offline")
+    again = await registry.register(WRITER)
+    assert registration.state == "offline"
+    assert again.uid != registration.uid
+    await registration.abandon()
+
+
 async def test_a_passport_may_be_a_path_a_dict_or_a_passport(registry: Registry, tmp_path: Path) -> None:
     path = tmp_path / "passport.json"
     path.write_text(json.dumps(WRITER))

@@ -41,11 +41,15 @@ def show(verbose: int, form: Format) -> None:
         logger.propagate = False
 
 
-def tell(name: str) -> None:
-    """Show what happens in one part of the library: for a command that stays. What `-v` and `ROSTER_LOG` say counts."""
+def tell(name: str, *, but: str) -> None:
+    """Show what happens in one part of the library, but not in a part of that: for a command that stays.
+
+    What `-v` and `ROSTER_LOG` say counts.
+    """
     if _logs.wanted_level() is None and logging.getLogger("roster").level == logging.WARNING:
-        _told.append(logging.getLogger(name))
-        _told[-1].setLevel(logging.INFO)
+        for part, level in ((name, logging.INFO), (but, logging.WARNING)):
+            _told.append(logging.getLogger(part))
+            _told[-1].setLevel(level)
 
 
 def errors_only() -> None:

@@ -59,7 +59,7 @@ def orchestrate(
 
     if at_once is not None:
         os.environ[AT_ONCE] = str(at_once)
-    logs.tell("roster.orchestrator.runs")
+    logs.tell("roster.orchestrator.runs", but="roster.orchestrator.runs.engine")
     session.run(_serve(session, passport))
 
 

@@ -149,8 +149,12 @@ def run(
         raise typer.BadParameter(f"{' and '.join(chosen)} contradict each other: give one of them")
     if card == STDIN and inputs == STDIN:
         raise typer.BadParameter("standard input is either the card or the inputs")
+    from roster.cards import CardReport
+
     given = {**document_params(inputs, "--inputs"), **pair_params(input_ or [], [], "-i")}
     read, like = read_given(card)
+    for line in CardReport(card, read, warnings=read.warnings).warning_lines():
+        session.out.warning(line)
     if dry_run:
         from roster.cli.plan import show_plan
 

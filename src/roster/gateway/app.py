@@ -23,6 +23,7 @@ from roster.gateway import (
     call_routes,
     capabilities,
     changes,
+    graph_routes,
     health,
     lookups,
     member_routes,
@@ -104,6 +105,7 @@ def create_api(gateway: Gateway) -> FastAPI:
         lookups,
         call_routes,
         run_routes,
+        graph_routes,
     ):
         app.include_router(module.router(gateway))
     description: list[dict[str, Any]] = []

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from roster._clock import boottime
@@ -24,12 +23,11 @@ from roster.errors import (
     StoreError,
 )
 from roster.gateway.problems import Problem
+from roster.gateway.remote import Item, handlers_of
 from roster.node.answers import Answers
 from roster.node.engine import Engine
-from roster.node.handlers import Handler, bind
 from roster.node.hands import Stage, Work
 from roster.node.presence import bindings_of
-from roster.passport import NodePassport
 from roster.registry import Registration
 
 logger = logging.getLogger("roster.gateway")
@@ -38,35 +36,6 @@ _GATHER = 0.02
 _MAX_ITEMS = (
     1000  # notices of cancelling and signals that wait for a program; commands are bounded by its capacity
 )
-
-
-@dataclass(slots=True)
-class Item:
-    """Something that the program should know.
-
-    Attributes:
-        seq: its place; they grow.
-        body: what the program reads.
-        work: the command, None for a notice.
-        fetched: whether it was handed to the program at least once.
-        at: when it was put here, `CLOCK_BOOTTIME` seconds.
-    """
-
-    seq: int
-    body: dict[str, Any]
-    work: Work | None = None
-    fetched: bool = False
-    at: float = field(default_factory=boottime)
-
-
-async def _elsewhere(**params: Any) -> Any:
-    """Stand in for the handler, which is at the other end of a request."""
-    raise NotImplementedError
-
-
-def handlers_of(passport: NodePassport) -> dict[str, Handler]:
-    """Return what holds params and results against the passport's schemas, by capability."""
-    return {capability.name: bind(capability, _elsewhere) for capability in passport.capabilities}
 
 
 class Member:

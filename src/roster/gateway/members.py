@@ -12,7 +12,7 @@ from roster._clock import boottime
 from roster._loops import on_wake
 from roster.bus import open_bus
 from roster.bus.base import Bus
-from roster.errors import BusUnavailableError, NodeNotFoundError
+from roster.errors import BusUnavailableError, NodeNotFoundError, StoreUnavailableError
 from roster.gateway.member import Member
 from roster.gateway.problems import Problem
 from roster.gateway.tokens import Principal
@@ -28,6 +28,7 @@ RESTRICTED = "restricted.ai-team.dev"
 MAX_MEMBERS = 2000
 MIN_TTL, MAX_TTL, DEFAULT_TTL = 2.0, 3600.0, 30.0
 _LOOK = 0.25
+_REGISTER = 30.0
 _WAIT = 2.0  # for the lease of a holder that is dead already; a longer one is for the program to wait out
 
 
@@ -112,7 +113,8 @@ class Members:
             )
         mine = before is not None and principal.role == "node" and before.owner == principal.digest
         if takeover and principal.role == "node" and not mine:
-            if self._gateway.registry.informer.get(key) is not None:
+            known = self._gateway.registry.informer.get(key)
+            if known is not None and known.state != "offline":
                 raise Problem(403, "forbidden", f"{principal.name} may take over no name that another holds")
             takeover = False
         self._coming.add(key)
@@ -121,7 +123,10 @@ class Members:
                 self._members.pop(key, None)
                 before.end("was registered again", by_itself=False)
                 await before.close(died=False)
-            return await self._add(passport, principal, ttl, takeover)
+            async with asyncio.timeout(_REGISTER):
+                return await self._add(passport, principal, ttl, takeover)
+        except TimeoutError:
+            raise StoreUnavailableError(f"{key} could not be registered within {_REGISTER:g} s") from None
         finally:
             self._coming.discard(key)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,11 +17,13 @@ from roster.gateway.schemas import NAME, NodeDocument, NodeList, State
 from roster.gateway.streaming import COMMENT, EventStream, event
 from roster.gateway.views import moment
 from roster.passport import Selector
+from roster.passport.writing import to_yaml
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
     from roster.gateway.core import Gateway
 
+YAML = "application/yaml"
 _KEEP_ALIVE = 15.0
 _AT_ONCE = 250
 
@@ -94,22 +97,30 @@ def router(gateway: Gateway) -> APIRouter:
     @routes.get(
         "/nodes/{namespace}/{name}",
         response_model=NodeDocument,
-        responses=ERRORS(404, 304),
+        responses={
+            **ERRORS(404, 304),
+            200: {"content": {YAML: {"schema": {"type": "string"}}}, "description": "The passport."},
+        },
         summary="Get a node",
     )
     async def get_node(
+        request: Request,
         namespace: PathNamespace,
         name: PathName,
         if_none_match: Annotated[str | None, Header(max_length=1000)] = None,
     ) -> Response:
-        """The whole passport, with the live status merged in."""
+        """The whole passport, with the live status merged in; as YAML with `Accept: application/yaml`."""
         record = await gateway.registry.get(name, namespace)
-        tag = node_tag(record)
+        as_yaml = YAML in request.headers.get("accept", "").lower()
+        tag = tag_of(node_tag(record), YAML) if as_yaml else node_tag(record)
+        headers = {"etag": tag, "cache-control": "no-cache", "vary": "accept"}
         if matches_tag(if_none_match, tag):
-            return Response(status_code=304, headers={"etag": tag})
-        return Response(
-            encode(record.document()), media_type=JSON, headers={"etag": tag, "cache-control": "no-cache"}
-        )
+            return Response(status_code=304, headers=headers)
+        if as_yaml:
+            # The emitter is Python's own, and a passport may hold 256 KiB.
+            text = await asyncio.to_thread(to_yaml, record.document())
+            return Response(text.encode(), media_type=YAML, headers=headers)
+        return Response(encode(record.document()), media_type=JSON, headers=headers)
 
     @routes.get(
         "/watch",

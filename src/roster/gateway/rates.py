@@ -33,11 +33,6 @@ class Rates:
         self._put(key, left)
         return 0.0
 
-    def empty(self, key: str) -> float:
-        """Return 0 if there is one to take, else the seconds after which there is; takes none."""
-        left = self._left(key) - 1.0
-        return -left / self._rate if left < 0 else 0.0
-
     def _left(self, key: str) -> float:
         left, when = self._buckets.get(key, (self._burst, 0.0))
         return min(self._burst, left + (self._now() - when) * self._rate)

@@ -137,17 +137,10 @@ def router(gateway: Gateway) -> APIRouter:
     headers = {"cache-control": "no-store"}
 
     def runs() -> Runs:
-        if find_spec("dbos") is None:
-            raise Problem(
-                501,
-                "not-installed",
-                "runs need a package that is not installed here: pip install 'agent-roster[runs]'",
-            )
-        gateway.runs_used()
-        return gateway.orchestrator.runs
+        return need_runs(gateway)
 
     async def shown(run: str, status: int = 200, **more: str) -> Response:
-        record = await _soon(runs().get(run))
+        record = await soon(runs().get(run))
         return Response(encode(record.to_dict()), status, media_type=JSON, headers={**headers, **more})
 
     @routes.get("/runs", response_model=RunList, responses=ERRORS(404, 501), summary="List runs")
@@ -161,7 +154,7 @@ def router(gateway: Gateway) -> APIRouter:
     ) -> Response:
         """Runs, the youngest first, without their steps."""
         before, _ = read_page(page)
-        found = await _soon(runs().list(states=tuple(state or ()), card=card, limit=limit + 1, before=before))
+        found = await soon(runs().list(states=tuple(state or ()), card=card, limit=limit + 1, before=before))
         items = [record.to_dict() for record in found[:limit]]
         token = page_token(items[-1]["id"], "") if len(found) > limit else None
         return Response(encode({"items": items, "next": token}), media_type=JSON, headers=headers)
@@ -183,7 +176,7 @@ def router(gateway: Gateway) -> APIRouter:
             if isinstance(body.card, str)
             else body.card
         )
-        run = await _soon(
+        run = await soon(
             runs().start(card, body.inputs, run_id=body.run_id, no_nodes=body.no_nodes, detach=body.detach)
         )
         return await shown(run, 201, location=f"/api/v1/runs/{run}")
@@ -201,7 +194,7 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def cancel(id: RunId, body: Cancel) -> Response:
         """End a run; what nodes do for it is stopped."""
-        await _soon(runs().cancel(id, body.reason))
+        await soon(runs().cancel(id, body.reason))
         return await shown(id)
 
     @routes.post(
@@ -210,7 +203,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def approve(request: Request, id: RunId, body: Decision) -> Response:
         """Say yes to a run that waits for a person: at a checkpoint, or after a failure, where the step is tried again."""
         by = request.state.principal.name
-        await _soon(runs().approve(id, body.step, by=by, comment=body.comment, data=body.data))
+        await soon(runs().approve(id, body.step, by=by, comment=body.comment, data=body.data))
         return await shown(id)
 
     @routes.post(
@@ -219,7 +212,7 @@ def router(gateway: Gateway) -> APIRouter:
     async def reject(request: Request, id: RunId, body: Decision) -> Response:
         """Say no to a run that waits for a person: it fails."""
         by = request.state.principal.name
-        await _soon(runs().reject(id, body.step, by=by, comment=body.comment, data=body.data))
+        await soon(runs().reject(id, body.step, by=by, comment=body.comment, data=body.data))
         return await shown(id)
 
     @routes.post(
@@ -230,7 +223,7 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def signal(id: RunId, body: Signal) -> Response:
         """Send a run the event that it waits for, or will wait for."""
-        await _soon(runs().signal(id, body.event, body.data))
+        await soon(runs().signal(id, body.event, body.data))
         return await shown(id)
 
     @routes.post(
@@ -238,7 +231,7 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def pause(id: RunId) -> Response:
         """Have a run stand still before its next step."""
-        await _soon(runs().pause(id))
+        await soon(runs().pause(id))
         return await shown(id)
 
     @routes.post(
@@ -246,13 +239,29 @@ def router(gateway: Gateway) -> APIRouter:
     )
     async def resume(id: RunId) -> Response:
         """Let a run go on: one that was paused, or one that was given up (`dead`)."""
-        await _soon(runs().resume(id))
+        await soon(runs().resume(id))
         return await shown(id)
 
     return routes
 
 
-async def _soon(work: Awaitable[T]) -> T:
+def need_runs(gateway: Gateway) -> Runs:
+    """Return the runs.
+
+    Raises:
+        Problem: what they need is not installed.
+    """
+    if find_spec("dbos") is None:
+        raise Problem(
+            501,
+            "not-installed",
+            "runs need a package that is not installed here: pip install 'agent-roster[runs]'",
+        )
+    gateway.runs_used()
+    return gateway.orchestrator.runs
+
+
+async def soon(work: Awaitable[T]) -> T:
     """Wait for the database, and not for ever."""
     try:
         async with asyncio.timeout(_SECONDS):

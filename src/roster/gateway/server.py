@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from roster.errors import ConfigError
 from roster.gateway.app import create_app
 from roster.gateway.core import Gateway
 from roster.gateway.settings import Limits, Settings, room_for_connections
+
+# Requests that are no HTTP are the clients' affair: a hostile one must not fill the log.
+_http = logging.getLogger("roster.gateway.http")
+_http.setLevel(logging.ERROR)
 
 _GRACE = 5
 _BACKLOG = 2048
@@ -176,6 +181,7 @@ class _Bounded(H11Protocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = _http  # uvicorn's own would go to whoever has set up the root logger, in its own words
         self._deadline: asyncio.TimerHandle | None = None
         self._writing: asyncio.TimerHandle | None = None
         self._full = False

@@ -62,11 +62,10 @@ def router(gateway: Gateway) -> APIRouter:
         if gateway.tokens is None:
             return who(request.state.principal)
         address = request.client.host if request.client is not None else ""
-        if wait := gateway.failures.empty(address):
-            raise too_many(wait, "too many wrong tokens came from this address")
         found = gateway.tokens.find(login.token)
         if found is None or found.expired(time.time()):
-            gateway.failures.take(address)
+            if wait := gateway.failures.take(address):
+                raise too_many(wait, "too many wrong tokens came from this address")
             raise Problem(401, "unauthorized", "the token is not known here, or not in force any more")
         # A proxy that ends TLS says so in Origin: then the cookie never travels without it.
         secure = "; Secure" if request.headers.get("origin", "").startswith("https://") else ""

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from roster.cards import ProcessCard
 from roster.orchestrator.runs import looks, writes
 from roster.orchestrator.runs.book import Book
 from roster.orchestrator.runs.database import tables
+from roster.orchestrator.runs.engine import Engine
 from roster.orchestrator.runs.identity import Identity, Known
 from roster.orchestrator.runs.record import RunRecord
 from roster.orchestrator.runs.world import Place
@@ -438,3 +439,46 @@ def test_what_only_waits_is_never_given_up_and_holds_no_suspect_back(book: Book)
     for number in range(30, 34):
         taken = _take(book, f"o{number}", f"o{number - 1}", suspects=["waits"])
     assert taken.suspects == ["kills"], "one that waits is not in its way"
+
+
+async def test_runs_that_wait_for_a_person_keep_no_others_from_being_taken_up(
+    memory_urls: Urls, runs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROSTER_RUNS_AT_ONCE", "2")
+    async with staged(memory_urls, runs_url) as stage:
+        runs = stage.orchestrator.runs
+        ask = steps({"id": "ok", "type": "human_checkpoint", "message": "ok?"})
+        asking = [await runs.start(ask, run_id=f"ask-{number}", detach=True) for number in range(4)]
+        serving = asyncio.create_task(runs.serve())
+        for run in asking:
+            await stage.waits(run, "approval")
+        run = await runs.start(steps({"action": "echo", "params": {"value": 1}}), detach=True)
+        assert (await runs.wait(run, timeout=60)).state == "succeeded"
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+
+async def test_runs_that_the_engine_could_not_take_are_taken_in_the_next_round(
+    memory_urls: Urls, runs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume, failed = Engine.resume, 0
+
+    async def failing(self: Engine, walks: Sequence[str]) -> None:
+        nonlocal failed
+        if walks and not failed:
+            failed += 1
+            raise OSError("the database is away")
+        await resume(self, walks)
+
+    monkeypatch.setattr(Engine, "resume", failing)
+    async with staged(memory_urls, runs_url) as stage:
+        run = await stage.orchestrator.runs.start(
+            steps({"action": "echo", "params": {"value": 1}}), detach=True
+        )
+        serving = asyncio.create_task(stage.orchestrator.runs.serve())
+        assert (await stage.orchestrator.runs.wait(run, timeout=60)).state == "succeeded"
+        assert failed == 1
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving

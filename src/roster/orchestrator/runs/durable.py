@@ -69,6 +69,7 @@ class DurableWorld:
         self._wait_for_nodes = wait_for_nodes
         self._homes = dict(homes)
         self._waits = 0
+        self._waited_for: dict[str, str] = {}
         self._attempts: dict[str, list[dict[str, Any]]] = {}
 
     # -- steps ----------------------------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ class DurableWorld:
         if skipped:
             executor.journal.post(writes.enter_step(self._run, place, step, executor.number()))
         attempts = self._attempts.pop(place.key, ())
+        self._waited_for.pop(place.key, None)
         executor.journal.post(writes.leave_step(self._run, place, state, error, attempts))
         executor.tell(
             f"step_{state}", self._run, self._card, step=place.key, kind=writes.kind_of(step), error=error
@@ -332,7 +334,9 @@ class DurableWorld:
         )
 
     async def _await_node(self, place: Place, step: ActionStep, error: CallError, deadline: float) -> None:
-        self._note_wait(place, "node", {"message": error.summary[:2000]}, deadline)
+        if self._waited_for.get(place.key) != error.summary:  # a word each second would wear the disk out
+            self._waited_for[place.key] = error.summary
+            self._note_wait(place, "node", {"message": error.summary[:2000]}, deadline)
         room = self._executor.orchestrator.waiting
         left = max(0.0, deadline - time.time())
         await room.wait(step.action, room.place(0), min(left, _LOOK_SECONDS))

@@ -66,7 +66,8 @@ class _Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # It says every failure of a workflow as an error, and the run's record says the same better.
-        logger.log(logging.INFO if record.levelno >= logging.WARNING else logging.DEBUG, record.getMessage())
+        theirs = logger.getChild("engine")
+        theirs.log(logging.INFO if record.levelno >= logging.WARNING else logging.DEBUG, record.getMessage())
 
 
 _running: Engine | None = None

@@ -336,11 +336,16 @@ class Executor:
         await self.identity.check()
         # Slowly at first: where orchestrators die again and again, few runs at once get on, and many do not.
         at_once = min(self._at_once, round(_AT_FIRST * 2 ** min(20.0, boottime() - self._since)))
+        room = at_once - len(self._taken)
+        if (
+            room <= 0
+        ):  # those that wait for a person, perhaps for days, must not keep others from being taken up
+            room += await asyncio.to_thread(looks.at_rest, self.book.engine, list(self._taken))
         taken = await self.journal.commit(
             looks.take_up(
                 self.id,
                 await self._dead(),
-                room=max(0, at_once - len(self._taken)),
+                room=max(0, room),
                 suspects=self._suspects & self._taken,
                 recoveries=self._recoveries,
             ),
@@ -350,14 +355,20 @@ class Executor:
         for walk in taken.walks:
             if walk == taken.runs[walk]:
                 self._taken.add(walk)
-        await self._outside(self.engine.resume(taken.walks))
+        try:
+            await self._outside(self.engine.resume(taken.walks))
+        except Exception:
+            # Ours on record, and walked by nobody: the next round takes them again.
+            self._taken.difference_update(taken.walks)
+            self.journal.post(writes.let_go_all(taken.walks, self.id))
+            raise
         if taken.given_up:
             await self.engine.cancel([walk for walks in taken.given_up.values() for walk in walks])
             for run in taken.given_up:
                 logger.error("the run %s was given up", run, extra={"run": run})
                 self._event("run_dead", {"run": run})
         if taken.walks:
-            logger.info("took up %d walks", len(taken.walks))
+            logger.debug("took up %d walks", len(taken.walks))
 
     async def _dead(self) -> list[str]:
         known = await asyncio.to_thread(looks.executors, self.book.engine)

@@ -162,6 +162,19 @@ def around(engine: sa.Engine, mine: Sequence[str], waiting: Sequence[str]) -> Ar
     return Around(cards, runs, over, frozenset(said))
 
 
+def at_rest(engine: sa.Engine, mine: Sequence[str]) -> int:
+    """Return how many of some runs only wait, or stand still."""
+    import sqlalchemy as sa
+
+    runs = tables().runs
+    found = 0
+    with engine.connect() as connection:
+        for part in _parts(mine):
+            query = sa.select(sa.func.count()).where(runs.c.id.in_(part), state_of().in_(_AT_REST))
+            found += int(connection.execute(query).scalar() or 0)
+    return found
+
+
 def executors(engine: sa.Engine) -> list[Known]:
     """Return every executor on record."""
     import sqlalchemy as sa

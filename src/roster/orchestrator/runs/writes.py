@@ -238,6 +238,19 @@ def stop_walks(run: str, walks_: Collection[str]) -> Write:
     return write
 
 
+def let_go_all(walks_: Collection[str], executor: str) -> Write:
+    """Leave walks that have not begun to whoever takes them."""
+
+    def write(connection: sa.Connection) -> None:
+        import sqlalchemy as sa
+
+        walks = tables().walks
+        mine = sa.and_(walks.c.id.in_(walks_), walks.c.executor == executor, walks.c.ended.is_(False))
+        connection.execute(sa.update(walks).where(mine).values(executor=None))
+
+    return write
+
+
 def forget_walks(walks_: Collection[str]) -> Write:
     """Remove walks of which the engine knows nothing any more."""
 
