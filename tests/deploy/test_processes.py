@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from typing import Any
 import pytest
 from servers.ports import LOOPBACK, Ports
 from tests.deploy.composing import DEPLOY, OURS, ROOT, Stage, compose, stages
-from tests.engines import own_bus, shared_url
+
+from servers import Etcd, RabbitMQ, User
 
 _BUILD_WITHIN = 240.0
 _HEALTHY_WITHIN = 90.0
@@ -238,10 +239,12 @@ def test_the_image_holds_the_command_with_all_its_extras_and_no_pip(image: Image
 
 
 @pytest.fixture
-def team(image: Image, tmp_path: Path) -> Iterator[dict[str, Service]]:
-    """The services, not started, and the servers that they need."""
-    etcd = shared_url("etcd").removeprefix("etcd://").rstrip("/")
-    bus = own_bus().removeprefix("amqp://")
+def team(
+    image: Image, tmp_path: Path, start_etcd: Callable[..., Etcd], start_rabbitmq: Callable[..., RabbitMQ]
+) -> Iterator[dict[str, Service]]:
+    """The services, not started, and the servers that they need: with nothing in them, and no users but the usual one."""
+    etcd = start_etcd(fsync=False).start()
+    rabbitmq = start_rabbitmq(users={"guest": User("guest")}).start()
     ports = Ports("gateway")
     secrets = tmp_path / "secrets"
     subprocess.run(
@@ -249,14 +252,14 @@ def team(image: Image, tmp_path: Path) -> Iterator[dict[str, Service]]:
         check=True, timeout=_END_WITHIN,
     )  # fmt: skip
     addresses = {
-        "etcd:2379": etcd,
-        "rabbitmq:5672": bus,
+        "etcd:2379": etcd.url.removeprefix("etcd://").rstrip("/"),
+        "rabbitmq:5672": f"{LOOPBACK}:{rabbitmq.ports['amqp']}",
         "0.0.0.0:8700": f"{LOOPBACK}:{ports['gateway']}",
         "127.0.0.1:8700": f"{LOOPBACK}:{ports['gateway']}",
     }
     ports.release()
     (tmp_path / "volumes").mkdir()
-    declared = compose({"ROSTER_COMPOSE_REGISTRY": f"etcd://{etcd}/?prefix=/{tmp_path.name}"})["services"]
+    declared = compose()["services"]
     with ExitStack() as stack:
         found = {}
         for name in OURS:
