@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 from tests.gateway.conftest import Served, Serving, events, until
 from tests.gateway.conftest import team_passport as passport
 
@@ -41,6 +42,25 @@ async def test_a_node_is_shown_with_its_whole_passport_and_a_tag(served: Served)
     assert answer.json()["status"]["state"] == "ready"
     assert again.status_code == 304
     assert again.content == b""
+
+
+async def test_a_passport_is_yaml_for_who_asks_for_it(served: Served) -> None:
+    path = "/api/v1/nodes/ai-team/writer-001"
+    document = passport("writer-001", {"name": "write_article", "description": "half \u202e a pair: <b>"})
+    async with await served.gateway.registry.register(document):
+        await until(lambda: served.gateway.registry.informer.get("ai-team/writer-001"))
+        plain = await served.client.get(path)
+        answer = await served.client.get(path, headers={"accept": "application/yaml"})
+        tag = answer.headers["etag"]
+        again = await served.client.get(path, headers={"accept": "application/yaml", "if-none-match": tag})
+
+    assert answer.headers["content-type"].startswith("application/yaml")
+    found, same = yaml.safe_load(answer.text), plain.json()
+    for one in (found, same):
+        del one["status"]["last_heartbeat"]
+    assert found == same
+    assert (again.status_code, plain.headers["etag"] == tag) == (304, False)
+    assert "accept" in answer.headers["vary"].lower()
 
 
 async def test_a_node_that_is_not_there_is_a_problem_that_says_so(served: Served) -> None:

@@ -149,3 +149,31 @@ async def test_a_gateway_that_orchestrates_takes_up_what_nobody_has(
         assert left.json()["state"] == "pending"
     async with serving(orchestrate=True) as served:
         await waits(served, "left", "approval")
+
+
+async def test_the_steps_of_a_runs_card_are_a_graph_to_draw(served: Served) -> None:
+    card = {
+        "name": "drawn",
+        "steps": [
+            {"id": "count", "action": "count_words", "params": {"text": "a"}},
+            {"id": "many", "type": "condition", "condition": "${input.many}", "then": "ask", "else": "done"},
+            {"id": "ask", "type": "human_checkpoint", "message": "Go <b>on</b>?"},
+            {"id": "done", "type": "complete", "result": 1},
+        ],
+    }
+    await served.client.post("/api/v1/runs", json={"card": card, "inputs": {"many": True}, "run_id": "drawn"})
+    answer = await served.client.get("/api/v1/runs/drawn/graph")
+    missing = await served.client.get("/api/v1/runs/none/graph")
+
+    graph = answer.json()
+    step = {node["number"]: node["step"] for node in graph["nodes"]}
+    assert (graph["card"], sorted(step)) == ("drawn", sorted(graph["order"]))
+    assert [node["shape"] for node in graph["nodes"] if node["step"] in ("count", "many", "ask")] == [
+        "box",
+        "diamond",
+        "person",
+    ]
+    assert {
+        (step[arrow["source"]], step[arrow["target"]]): arrow["label"] for arrow in graph["arrows"]
+    }.items() >= {("count", "many"): "", ("many", "ask"): "then", ("many", "done"): "else"}.items()
+    assert missing.status_code == 404

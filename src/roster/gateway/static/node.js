@@ -90,7 +90,7 @@ export class NodePage extends Asking {
         </div>
         <section class="passport" aria-labelledby="passport">
           <div class="bar"><h2 id="passport">Passport</h2><${Copy} text=${plain(yaml)} what="the passport" /></div>
-          <pre class="yaml" tabindex="0" aria-label="Passport as YAML">${plain(yaml)}</pre>
+          <pre class="yaml" role="region" tabindex="0" aria-label="Passport as YAML">${plain(yaml)}</pre>
         </section>
       </div>`;
   }

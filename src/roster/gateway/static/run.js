@@ -77,8 +77,8 @@ export class RunPage extends Asking {
           <section aria-labelledby="timeline"><h2 id="timeline">Timeline</h2>
             ${run.steps.length ? html`<${Timeline} run=${run} />` : html`<p class="muted">No step has begun yet.</p>`}</section>
           ${this.tries(run)}
-          <section><h2>Inputs</h2><pre class="json" tabindex="0" aria-label="Inputs">${shown(run.inputs)}</pre></section>
-          ${run.state === "succeeded" && html`<section><h2>Result</h2><pre class="json" tabindex="0" aria-label="Result">${shown(run.result)}</pre></section>`}
+          <section><h2>Inputs</h2><pre class="json" role="region" tabindex="0" aria-label="Inputs">${shown(run.inputs)}</pre></section>
+          ${run.state === "succeeded" && html`<section><h2>Result</h2><pre class="json" role="region" tabindex="0" aria-label="Result">${shown(run.result)}</pre></section>`}
         </div>
       </div>`;
   }
