@@ -7,10 +7,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from tests.engines import own_database
 
 from roster.bus.url import parse_url
-from roster.errors import ConfigError
-from roster.orchestrator.runs.database import RunsUrl
+from roster.errors import ConfigError, RunsUnavailableError
+from roster.orchestrator.runs.database import RunsUrl, open_engine
 from roster.store import store_url
 
 Read = Callable[[], str | None]
@@ -100,3 +101,21 @@ def test_the_password_of_runs_goes_where_the_url_has_none(monkeypatch: pytest.Mo
     # Without a user PostgreSQL's library takes that of the system, and the passwords that it knows.
     assert RunsUrl.parse("postgresql://db/runs").text == "postgresql+psycopg://db/runs"
     assert RunsUrl.parse("sqlite:////tmp/runs.sqlite").scheme == "sqlite"
+
+
+def test_a_real_database_is_reached_with_a_password_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = urlsplit(own_database())
+    assert whole.password
+    (tmp_path / "password").write_text(unquote(whole.password) + "\n")
+    bare = whole._replace(netloc=f"{whole.username}@{whole.hostname}:{whole.port}").geturl()
+    with pytest.raises(RunsUnavailableError):
+        open_engine(RunsUrl.parse(bare)).dispose()
+    monkeypatch.setenv("ROSTER_RUNS_PASSWORD_FILE", str(tmp_path / "password"))
+    engine = open_engine(RunsUrl.parse(bare))
+    try:
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM roster_runs").scalar() == 0
+    finally:
+        engine.dispose()

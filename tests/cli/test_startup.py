@@ -21,8 +21,8 @@ from roster.cli import main
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "orchestrate", "pause", "resume",
-    "drain", "undrain", "delete", "prune", "watch", "tap", "migrate", "export", "import", "gateway", "doctor", "demo",
-    "completion", "run", "control", "dead", "card",
+    "drain", "undrain", "delete", "prune", "wait", "watch", "tap", "migrate", "export", "import", "gateway", "doctor",
+    "demo", "completion", "run", "control", "dead", "card",
 )  # fmt: skip
 
 _SUBCOMMANDS = (
