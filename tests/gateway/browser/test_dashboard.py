@@ -121,6 +121,9 @@ async def test_the_list_is_searched_filtered_and_sorted(
         await page.get_by_role("group", name="States").get_by_role("button", name="ready").click()
         await expect(names).to_have_text(["writer-002"])
         await page.get_by_role("button", name="Clear filters").click()
+        await page.get_by_label("Label", exact=True).select_option("tier=a")
+        await expect(names).to_have_text(["writer-001"])
+        await page.get_by_role("button", name="Clear filters").click()
         await page.get_by_role("button", name="Node").click()
         await expect(names).to_have_text(["writer-002", "writer-001", "editor-001"])
 
@@ -279,6 +282,16 @@ async def test_five_thousand_nodes_are_a_window_of_rows_that_filters_rightly(
             await page.evaluate("scrollTo(0, document.body.scrollHeight)")
             await expect(page.locator('.row[aria-rowindex="5001"]')).to_be_visible()
             assert await page.locator(".table .body .row").count() < 60
+            # To a node and back: the list is where it was.
+            await page.evaluate("scrollTo(0, 100000)")
+            middle = page.locator('.row[aria-rowindex="1930"] a')
+            name = await middle.inner_text()
+            await middle.click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            await expect(page.get_by_role("heading", level=1)).to_be_focused()
+            await page.go_back()
+            await expect(middle).to_be_in_viewport()
+            await page.evaluate("scrollTo(0, document.body.scrollHeight)")
             # Through all of it with the keyboard: the rows come as they are needed.
             await page.locator('.row[aria-rowindex="5001"] a').focus()
             await page.keyboard.press("Home")
