@@ -60,21 +60,20 @@ async def test_nodes_come_work_are_drained_and_die_before_ones_eyes(
     async with serving(file_urls) as served:
         page = await open_page(served.url)
         await expect(page.get_by_role("heading", name="No node is registered yet")).to_be_visible()
-        async with agent(file_urls, "counter-001", gate):
+        async with agent(file_urls, "counter-001", gate, at_once=1):
             await expect(row(page, "counter-001")).to_contain_text("ready")
             call = asyncio.create_task(
                 served.client.post(
                     "/api/v1/call", json={"capability": "count_words", "params": {"text": "a b"}}
                 )
             )
-            await expect(row(page, "counter-001").get_by_role("meter")).to_have_attribute(
-                "aria-valuetext", "1 of 2 tasks"
-            )
+            await expect(row(page, "counter-001")).to_contain_text("busy")
+            meter = row(page, "counter-001").get_by_role("meter")
+            await expect(meter).to_have_attribute("aria-valuetext", "1 of 1 tasks")
             gate.open.set()
             await call
-            await expect(row(page, "counter-001").get_by_role("meter")).to_have_attribute(
-                "aria-valuetext", "0 of 2 tasks"
-            )
+            await expect(row(page, "counter-001")).to_contain_text("ready")
+            await expect(meter).to_have_attribute("aria-valuetext", "0 of 1 tasks")
             doomed = subprocess.Popen(
                 [sys.executable, "-m", "roster", "--registry", file_urls[0], "register", "-f", str(passport)],
                 env={**os.environ, "ROSTER_STATE_DIR": str(tmp_path / "state"), "ROSTER_BUS": file_urls[1]},
