@@ -60,6 +60,7 @@ async def test_every_file_is_served_as_what_it_is(served: Served) -> None:
         assert answer.status_code == 200
         assert answer.headers["content-type"].split(";")[0] == kinds[path.suffix], path.name
         assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-cache"
 
     page = await served.client.get("/")
     assert page.headers["content-type"].startswith("text/html")

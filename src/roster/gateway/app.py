@@ -77,6 +77,16 @@ class Quick:
         await self._app(scope, receive, send)
 
 
+class Fresh(StaticFiles):
+    """The dashboard's files: asked for anew each time (304 mostly), so that an upgrade never mixes old modules with new."""
+
+    def file_response(self, *args: Any, **options: Any) -> Response:
+        """Return a file."""
+        response = super().file_response(*args, **options)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
 class _Find:
     path = "/api/v1/find"
 
@@ -131,7 +141,7 @@ def create_api(gateway: Gateway) -> FastAPI:
             gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST, headers={"cache-control": "no-store"}
         )
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", Fresh(directory=STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:

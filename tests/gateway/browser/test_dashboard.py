@@ -60,21 +60,20 @@ async def test_nodes_come_work_are_drained_and_die_before_ones_eyes(
     async with serving(file_urls) as served:
         page = await open_page(served.url)
         await expect(page.get_by_role("heading", name="No node is registered yet")).to_be_visible()
-        async with agent(file_urls, "counter-001", gate):
+        async with agent(file_urls, "counter-001", gate, at_once=1):
             await expect(row(page, "counter-001")).to_contain_text("ready")
             call = asyncio.create_task(
                 served.client.post(
                     "/api/v1/call", json={"capability": "count_words", "params": {"text": "a b"}}
                 )
             )
-            await expect(row(page, "counter-001").get_by_role("meter")).to_have_attribute(
-                "aria-valuetext", "1 of 2 tasks"
-            )
+            await expect(row(page, "counter-001")).to_contain_text("busy")
+            meter = row(page, "counter-001").get_by_role("meter")
+            await expect(meter).to_have_attribute("aria-valuetext", "1 of 1 tasks")
             gate.open.set()
             await call
-            await expect(row(page, "counter-001").get_by_role("meter")).to_have_attribute(
-                "aria-valuetext", "0 of 2 tasks"
-            )
+            await expect(row(page, "counter-001")).to_contain_text("ready")
+            await expect(meter).to_have_attribute("aria-valuetext", "0 of 1 tasks")
             doomed = subprocess.Popen(
                 [sys.executable, "-m", "roster", "--registry", file_urls[0], "register", "-f", str(passport)],
                 env={**os.environ, "ROSTER_STATE_DIR": str(tmp_path / "state"), "ROSTER_BUS": file_urls[1]},
@@ -120,6 +119,9 @@ async def test_the_list_is_searched_filtered_and_sorted(
         await expect(names).to_have_text(["editor-001", "writer-002"])
         await page.get_by_role("group", name="States").get_by_role("button", name="ready").click()
         await expect(names).to_have_text(["writer-002"])
+        await page.get_by_role("button", name="Clear filters").click()
+        await page.get_by_label("Label", exact=True).select_option("tier=a")
+        await expect(names).to_have_text(["writer-001"])
         await page.get_by_role("button", name="Clear filters").click()
         await page.get_by_role("button", name="Node").click()
         await expect(names).to_have_text(["writer-002", "writer-001", "editor-001"])
@@ -279,6 +281,16 @@ async def test_five_thousand_nodes_are_a_window_of_rows_that_filters_rightly(
             await page.evaluate("scrollTo(0, document.body.scrollHeight)")
             await expect(page.locator('.row[aria-rowindex="5001"]')).to_be_visible()
             assert await page.locator(".table .body .row").count() < 60
+            # To a node and back: the list is where it was.
+            await page.evaluate("scrollTo(0, 100000)")
+            middle = page.locator('.row[aria-rowindex="1930"] a')
+            name = await middle.inner_text()
+            await middle.click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            await expect(page.get_by_role("heading", level=1)).to_be_focused()
+            await page.go_back()
+            await expect(middle).to_be_in_viewport()
+            await page.evaluate("scrollTo(0, document.body.scrollHeight)")
             # Through all of it with the keyboard: the rows come as they are needed.
             await page.locator('.row[aria-rowindex="5001"] a').focus()
             await page.keyboard.press("Home")

@@ -8,7 +8,7 @@ import { Nodes } from "./nodes.js";
 import { RunPage } from "./run.js";
 import { Runs } from "./runs.js";
 import { store } from "./store.js";
-import { Empty, Live, Notice, State, plain, words } from "./ui.js";
+import { Empty, Heading, Live, Notice, State, arrival, plain, words } from "./ui.js";
 
 const PAGES = [["nodes", "Nodes"], ["capabilities", "Capabilities"], ["runs", "Runs"]];
 const OLD = 15; // seconds without a word from the store that are worth a word
@@ -23,6 +23,8 @@ function readPlace() {
   }
   return { page: parts[0] ?? "nodes", id: parts.slice(1).join("/"), query: new URLSearchParams(query) };
 }
+
+const nameOf = ({ page, id }) => `${page}/${id}`;
 
 class Theme extends Component {
   state = { theme: document.documentElement.dataset.theme ?? "auto" };
@@ -64,7 +66,7 @@ class Token extends Component {
 
   render(_, { token, failure, asking }) {
     return html`<form class="token" onSubmit=${this.enter}>
-      <h1 tabindex="-1">A token is needed</h1>
+      <${Heading}>A token is needed<//>
       <p>This gateway has a token file: who wants to look needs a token from it. It stays in this tab alone, until the tab is closed.</p>
       <label class="field">Token<input type="password" autocomplete="off" required maxlength="1000" value=${token} onInput=${(event) => this.setState({ token: event.target.value })} /></label>
       ${failure && html`<${Notice} kind="bad">${failure}<//>`}
@@ -84,7 +86,7 @@ class App extends Live {
   componentDidMount() {
     super.componentDidMount();
     history.scrollRestoration = "manual";
-    let clicked = false, hash = location.hash;
+    let clicked = false, at = nameOf(readPlace());
     document.querySelector(".skip").addEventListener("click", (event) => {
       event.preventDefault(); // the address says which page this is
       this.main.current.focus();
@@ -92,15 +94,16 @@ class App extends Live {
     document.addEventListener("click", (event) => {
       if (event.target.closest?.('a[href^="#/"]')) clicked = true;
     }, true);
-    addEventListener("scroll", () => this.scrolls.set(hash.split("?")[0], scrollY), { passive: true });
+    addEventListener("scroll", () => this.scrolls.set(at, scrollY), { passive: true });
     addEventListener("hashchange", () => {
-      hash = location.hash;
-      const back = clicked ? 0 : this.scrolls.get(hash.split("?")[0]) ?? 0;
+      const place = readPlace();
+      at = nameOf(place);
+      const back = clicked ? 0 : this.scrolls.get(at) ?? 0;
       clicked = false;
-      this.setState({ place: readPlace() }, () => {
+      arrival.waiting = true;
+      this.setState({ place }, () => {
         scrollTo({ top: back });
-        // Those who hear the page are told where they are.
-        this.main.current?.querySelector("h1")?.focus({ preventScroll: true });
+        if (arrival.waiting) this.main.current?.querySelector("h1")?.focus({ preventScroll: true });
       });
     });
     this.timer = setInterval(() => {
@@ -112,7 +115,7 @@ class App extends Live {
     if (page === "nodes") return id.includes("/") ? html`<${NodePage} key=${id} id=${id} />` : html`<${Nodes} query=${query} />`;
     if (page === "capabilities") return html`<${Capabilities} />`;
     if (page === "runs") return id ? html`<${RunPage} key=${id} id=${id} />` : html`<${Runs} />`;
-    return html`<h1 tabindex="-1">Nothing here</h1><${Empty} title="There is no such page"><p><a href="#/nodes">Go to the nodes</a>.</p><//>`;
+    return html`<${Heading}>Nothing here<//><${Empty} title="There is no such page"><p><a href="#/nodes">Go to the nodes</a>.</p><//>`;
   }
 
   render(_, { place }) {

@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { STATES } from "./filter.js";
 import { html } from "./html.js";
 import { store } from "./store.js";
-import { Asking, Command, Empty, Load, Notice, State, link, nodeLink, plain, words } from "./ui.js";
+import { Asking, Command, Empty, Heading, Load, Notice, State, link, nodeLink, plain, words } from "./ui.js";
 
 const EVERY = 5000;
 const WHO = 6;
@@ -45,7 +45,7 @@ export class Capabilities extends Asking {
   }
 
   render(_, { items, failure, q, warned, grid }) {
-    const head = html`<h1 tabindex="-1">Capabilities</h1>`;
+    const head = html`<${Heading}>Capabilities<//>`;
     if (!items) return html`${head}${failure ? html`<${Notice} kind="bad">${words(failure)}<//>` : html`<p class="muted" role="status">Reading …</p>`}`;
     if (!items.length) {
       return html`${head}<${Empty} title="Nobody offers anything yet">

@@ -12,6 +12,7 @@ export function entryOf(node) {
     key: node.key,
     node,
     labels,
+    pairs: labels.map(([key, value]) => `${key}=${value}`),
     offers,
     text: words.join("\n").toLowerCase(),
     load: node.capacity > 0 ? node.active_tasks / node.capacity : 0,
@@ -27,7 +28,7 @@ export function readQuery(typed) {
     if (field === "type") return (entry) => entry.node.type.toLowerCase().startsWith(value);
     if (field === "namespace" || field === "ns") return (entry) => entry.node.namespace.startsWith(value);
     if (field === "label") {
-      return (entry) => entry.labels.some(([key, said]) => `${key}=${said}`.toLowerCase().startsWith(value));
+      return (entry) => entry.pairs.some((pair) => pair.toLowerCase().startsWith(value));
     }
     return (entry) => entry.offers.some((offer) => offer.toLowerCase().includes(value));
   });
@@ -45,7 +46,7 @@ const ORDER = {
 
 /**
  * Return `{rows, counts}`: the entries to show, and how many there are of each state when states are left aside.
- * `filter` is `{q, capability, states: Set, sort, down}`.
+ * `filter` is `{q, capability, label, states: Set, sort, down}`.
  */
 export function select(entries, filter) {
   const tests = readQuery(filter.q);
@@ -54,6 +55,7 @@ export function select(entries, filter) {
   let busy = 0, room = 0;
   for (const entry of entries) {
     if (filter.capability && !entry.offers.includes(filter.capability)) continue;
+    if (filter.label && !entry.pairs.includes(filter.label)) continue;
     if (!tests.every((test) => test(entry))) continue;
     counts[entry.node.state] += 1;
     if (filter.states.size && !filter.states.has(entry.node.state)) continue;

@@ -4,7 +4,7 @@ import { Age, duration } from "./ages.js";
 import { html } from "./html.js";
 import { Heartbeat } from "./nodes.js";
 import { store } from "./store.js";
-import { Act, Asking, Copy, Empty, Load, Notice, Plain, Some, State, link, plain, words } from "./ui.js";
+import { Act, Asking, Copy, Empty, Heading, Load, Notice, Plain, Some, State, link, plain, words } from "./ui.js";
 
 const SOON = 400; // after a change of the node: what belongs together comes together
 const SELDOM = 10_000; // tasks and published events make no event of the watch
@@ -55,14 +55,14 @@ export class NodePage extends Asking {
     const name = id.split("/")[1];
     const top = html`<nav class="crumbs" aria-label="Where you are"><a href="#/nodes">Nodes</a> <span aria-hidden="true">/</span> <bdi>${plain(id.split("/")[0])}</bdi></nav>`;
     if (failure?.status === 404 || (!node && store.loaded && !document && failure)) {
-      return html`${top}<h1 tabindex="-1">${plain(name)}</h1><${Empty} title="There is no such node">
+      return html`${top}<${Heading}>${plain(name)}<//><${Empty} title="There is no such node">
         <p>It may have left in good order, or have been offline for longer than the registry keeps it. <a href="#/nodes">See the nodes there are</a>.</p><//>`;
     }
-    if (!node || !document) return html`${top}<h1 tabindex="-1">${plain(name)}</h1>${failure ? html`<${Notice} kind="bad">${words(failure)}<//>` : html`<p class="muted" role="status">Reading …</p>`}`;
+    if (!node || !document) return html`${top}<${Heading}>${plain(name)}<//>${failure ? html`<${Notice} kind="bad">${words(failure)}<//>` : html`<p class="muted" role="status">Reading …</p>`}`;
     const spec = document.spec ?? {};
     return html`${top}
       <header class="title">
-        <h1 tabindex="-1"><bdi>${plain(node.name)}</bdi></h1>
+        <${Heading}><bdi>${plain(node.name)}</bdi><//>
         <${State} state=${node.state} />
         ${node.cordoned && html`<span class="state s-draining">drained by hand</span>`}
         <span class="grow"></span>
@@ -78,7 +78,7 @@ export class NodePage extends Asking {
         <div><dt>Type</dt><dd>${plain(node.type)} ${plain(node.version ?? "")}</dd></div>
         <div><dt>Queue</dt><dd class="mono">${plain(node.queue)}</dd></div>
         <div><dt>Incarnation</dt><dd class="mono">${plain(node.uid || "none")}</dd></div>
-        ${Object.keys(node.labels).length > 0 && html`<div class="wide"><dt>Labels</dt><dd>${Object.entries(node.labels).map(([key, value]) => html`<a class="tag" href=${link("nodes", { q: `${key}=${value}` })}><bdi>${plain(`${key}=${value}`)}</bdi></a> `)}</dd></div>`}
+        ${Object.keys(node.labels).length > 0 && html`<div class="wide"><dt>Labels</dt><dd>${Object.entries(node.labels).map(([key, value]) => html`<a class="tag" href=${link("nodes", { label: `${key}=${value}` })}><bdi>${plain(`${key}=${value}`)}</bdi></a> `)}</dd></div>`}
       </dl>
       <div class="split">
         <div>

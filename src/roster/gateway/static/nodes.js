@@ -4,7 +4,7 @@ import { STATES, select } from "./filter.js";
 import { createRef, html } from "./html.js";
 import { store } from "./store.js";
 import { Table } from "./table.js";
-import { Command, Empty, Live, Load, State, Tags, link, nodeLink, plain } from "./ui.js";
+import { Command, Empty, Heading, Live, Load, State, Tags, link, nodeLink, plain } from "./ui.js";
 
 const NARROW = matchMedia("(max-width: 760px)");
 const COLUMNS = [
@@ -15,6 +15,12 @@ const COLUMNS = [
   { id: "labels", title: "Labels", class: "c-labels" },
   { id: "seen", title: "Last heartbeat", class: "c-seen", sort: true, falls: true },
 ];
+
+const FEW = 50;
+const MOST = 300;
+
+const optionsOf = (counted) =>
+  counted.sort(([a], [b]) => (a < b ? -1 : 1)).slice(0, MOST).map(([name, count]) => html`<option key=${name} value=${name}>${plain(name)} (${count})</option>`);
 
 /** When a node is known to have lived last: as long as its lease lives that is now, as far as this page is fresh. */
 export function Heartbeat({ node, lostAt }) {
@@ -86,19 +92,36 @@ export class Nodes extends Live {
     this.change(this.filter.sort === id ? { down: !this.filter.down } : { sort: id, down: false });
   };
 
-  offers() {
-    if (this.offersOf !== store.version) {
-      const found = new Map();
-      for (const { offers } of store.nodes.values()) for (const offer of offers) found.set(offer, (found.get(offer) ?? 0) + 1);
-      this.known = [...found].sort(([a], [b]) => (a < b ? -1 : 1));
-      this.offersOf = store.version;
+  /** What there is to choose from, made anew when nodes have changed and not at each keystroke. */
+  choices() {
+    if (this.chosenOf !== store.version) {
+      const offers = new Map(), labels = new Map();
+      for (const entry of store.nodes.values()) {
+        for (const offer of entry.offers) offers.set(offer, (offers.get(offer) ?? 0) + 1);
+        for (const pair of entry.pairs) labels.set(pair, (labels.get(pair) ?? 0) + 1);
+      }
+      // Labels that one node alone has, such as its host, are for the search.
+      const shared = store.nodes.size > FEW ? [...labels].filter(([, count]) => count > 1) : [...labels];
+      this.known = { capability: offers, label: labels };
+      this.options = { capability: optionsOf([...offers]), label: optionsOf(shared) };
+      this.chosenOf = store.version;
     }
-    return this.known;
+  }
+
+  choice(field, title, any) {
+    const chosen = this.filter[field];
+    return html`<span class="pick">
+      <select aria-label=${title} value=${chosen} onChange=${(event) => this.change({ [field]: event.target.value })}>
+        <option value="">${any}</option>
+        ${chosen && !this.options[field].some((option) => option.key === chosen) && html`<option key=${chosen} value=${chosen}>${plain(chosen)} (${this.known[field].get(chosen) ?? 0})</option>`}
+        ${this.options[field]}
+      </select>
+    </span>`;
   }
 
   render(_, { narrow }) {
     const { filter } = this;
-    const head = html`<h1 tabindex="-1">Nodes</h1>`;
+    const head = html`<${Heading}>Nodes<//>`;
     if (!store.loaded) return html`${head}<p class="muted" role="status">Reading the registry …</p>`;
     if (store.nodes.size === 0) {
       return html`${head}<${Empty} title="No node is registered yet">
@@ -108,8 +131,8 @@ export class Nodes extends Live {
       <//>`;
     }
     const { rows, counts, busy, room } = select(store.nodes.values(), filter);
-    const narrowed = Boolean(filter.q.trim() || filter.capability || filter.states.size);
-    const offers = this.offers();
+    const narrowed = Boolean(filter.q.trim() || filter.capability || filter.label || filter.states.size);
+    this.choices();
     return html`${head}
       <form class="filters" role="search" aria-label="Filter nodes" onSubmit=${(event) => event.preventDefault()}>
         <label class="search"><span class="unseen">Search nodes</span>
@@ -117,13 +140,8 @@ export class Nodes extends Live {
             value=${filter.q} onInput=${(event) => this.change({ q: event.target.value })} />
           <kbd aria-hidden="true">/</kbd>
         </label>
-        <label class="pick"><span class="unseen">Capability</span>
-          <select value=${filter.capability} onChange=${(event) => this.change({ capability: event.target.value })}>
-            <option value="">Any capability</option>
-            ${filter.capability && !offers.some(([offer]) => offer === filter.capability) && html`<option value=${filter.capability}>${plain(filter.capability)} (0)</option>`}
-            ${offers.map(([offer, count]) => html`<option key=${offer} value=${offer}>${plain(offer)} (${count})</option>`)}
-          </select>
-        </label>
+        ${this.choice("capability", "Capability", "Any capability")}
+        ${this.choice("label", "Label", "Any label")}
         <div class="toggles" role="group" aria-label="States">
           ${STATES.filter((state) => counts[state] || filter.states.has(state)).map((state) => html`<button type="button" key=${state} aria-pressed=${filter.states.has(state) ? "true" : "false"}
             class=${`toggle s-${state}`} onClick=${() => this.toggle(state)}><${State} state=${state} /> <b>${counts[state]}</b></button>`)}
@@ -132,7 +150,7 @@ export class Nodes extends Live {
       <p class="tally" role="status" aria-live="polite">
         <span><b>${rows.length}</b>${narrowed ? ` of ${store.nodes.size}` : ""} ${rows.length === 1 && !narrowed ? "node" : "nodes"}</span>
         <span class="muted"><b>${busy}</b> of <b>${room}</b> slots in use</span>
-        ${narrowed && html`<button type="button" class="quiet" onClick=${() => this.change({ q: "", capability: "", states: new Set() })}>Clear filters</button>`}
+        ${narrowed && html`<button type="button" class="quiet" onClick=${() => this.change({ q: "", capability: "", label: "", states: new Set() })}>Clear filters</button>`}
       </p>
       ${rows.length
         ? html`<div class="nodes"><${Table} label="Nodes" columns=${COLUMNS} rows=${rows} row=${rowOf} height=${narrow ? 124 : 52}
@@ -148,12 +166,13 @@ function read(query) {
   return {
     q: query.get("q") ?? "",
     capability: query.get("capability") ?? "",
+    label: query.get("label") ?? "",
     states: new Set(states),
     sort: query.get("sort") ?? "name",
     down: query.get("down") === "1",
   };
 }
 
-function written({ q, capability, states, sort, down }) {
-  return { q: q.trim(), capability, state: [...states].join(","), sort: sort === "name" ? "" : sort, down: down ? "1" : "" };
+function written({ q, capability, label, states, sort, down }) {
+  return { q: q.trim(), capability, label, state: [...states].join(","), sort: sort === "name" ? "" : sort, down: down ? "1" : "" };
 }

@@ -6,7 +6,7 @@ import { html } from "./html.js";
 import { NoRuns, waitsFor } from "./runs.js";
 import { store } from "./store.js";
 import { Timeline } from "./timeline.js";
-import { Act, Asking, Empty, Notice, Plain, State, nodeLink, plain, words } from "./ui.js";
+import { Act, Asking, Empty, Heading, Notice, Plain, State, nodeLink, plain, words } from "./ui.js";
 
 const EVERY = 1000;
 const OVER = ["succeeded", "failed", "cancelled", "dead"];
@@ -48,13 +48,13 @@ export class RunPage extends Asking {
     const top = html`<nav class="crumbs" aria-label="Where you are"><a href="#/runs">Runs</a> <span aria-hidden="true">/</span> <bdi>${run ? plain(run.card) : ""}</bdi></nav>`;
     if (!run) {
       if (failure?.status === 404) {
-        return html`${top}<h1 tabindex="-1">${plain(id)}</h1><${Empty} title="There is no such run"><p>Runs that are over are kept for a while only. <a href="#/runs">See the runs there are</a>.</p><//>`;
+        return html`${top}<${Heading}>${plain(id)}<//><${Empty} title="There is no such run"><p>Runs that are over are kept for a while only. <a href="#/runs">See the runs there are</a>.</p><//>`;
       }
-      return html`${top}<h1 tabindex="-1">${plain(id)}</h1>${failure ? html`<${NoRuns} failure=${failure} />` : html`<p class="muted" role="status">Reading …</p>`}`;
+      return html`${top}<${Heading}>${plain(id)}<//>${failure ? html`<${NoRuns} failure=${failure} />` : html`<p class="muted" role="status">Reading …</p>`}`;
     }
     const over = OVER.includes(run.state);
     return html`${top}
-      <header class="title"><h1 tabindex="-1"><bdi>${plain(run.id)}</bdi></h1><${State} state=${run.state} /><span class="grow"></span>
+      <header class="title"><${Heading}><bdi>${plain(run.id)}</bdi><//><${State} state=${run.state} /><span class="grow"></span>
         ${store.mayChange && html`
           ${(run.state === "paused" || run.state === "dead") && html`<button type="button" onClick=${this.say("resume", {})}>Resume</button>`}
           ${!over && run.state !== "paused" && html`<button type="button" onClick=${this.say("pause", {})}>Pause</button>`}

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { Age, Lasting } from "./ages.js";
 import { html } from "./html.js";
-import { Asking, Command, Empty, Notice, State, plain, runLink, words } from "./ui.js";
+import { Asking, Command, Empty, Heading, Notice, State, plain, runLink, words } from "./ui.js";
 
 const EVERY = 2000;
 const STATES = ["running", "waiting", "paused", "pending", "succeeded", "failed", "cancelled", "dead"];
@@ -46,7 +46,7 @@ export class Runs extends Asking {
   }
 
   render(_, { items, more, only, pages, failure }) {
-    const head = html`<h1 tabindex="-1">Runs</h1>`;
+    const head = html`<${Heading}>Runs<//>`;
     if (!items) return html`${head}${failure ? html`<${NoRuns} failure=${failure} />` : html`<p class="muted" role="status">Reading …</p>`}`;
     if (!items.length && !only) {
       return html`${head}<${Empty} title="No process card has run yet">

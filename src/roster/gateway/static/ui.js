@@ -64,6 +64,23 @@ export function Tags({ items, most = 3, of = (item) => item, class: kind = "" })
   </span>`;
 }
 
+/** Whether the heading of a page is to be focused: those who hear the page are told where a link has led them. */
+export const arrival = { waiting: false };
+for (const act of ["keydown", "pointerdown"]) addEventListener(act, () => (arrival.waiting = false), true);
+
+/** The heading of a page. A page that was being read gets another one when it is there: that one takes the focus over. */
+export class Heading extends Component {
+  heading = createRef();
+
+  componentDidMount() {
+    if (arrival.waiting) this.heading.current.focus({ preventScroll: true });
+  }
+
+  render({ children }) {
+    return html`<h1 tabindex="-1" ref=${this.heading}>${children}</h1>`;
+  }
+}
+
 /** What to do where there is nothing to see. */
 export function Empty({ title, children }) {
   return html`<div class="empty" role="status"><h2>${title}</h2>${children}</div>`;
