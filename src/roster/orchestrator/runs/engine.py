@@ -240,8 +240,15 @@ class Engine:
             await asyncio.wait(tasks, timeout=_STOP_SECONDS)
         loop = asyncio.get_running_loop()
         own = ThreadPoolExecutor(max_workers=1, thread_name_prefix="roster-runs-end")
+        threads = getattr(_instance(), "_executor_field", None)
+
+        def end() -> None:
+            DBOS.destroy()
+            if threads is not None:
+                threads.shutdown()  # DBOS does not wait for its threads; they hold connections until they have done
+
         try:
-            await asyncio.wait_for(loop.run_in_executor(own, DBOS.destroy), _STOP_SECONDS)
+            await asyncio.wait_for(loop.run_in_executor(own, end), _STOP_SECONDS)
         except TimeoutError:
             logger.warning("the engine for runs did not end within %g s", _STOP_SECONDS)
         finally:
