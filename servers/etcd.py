@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +12,7 @@ from urllib.parse import quote
 from servers.certificates import Certificates, Pair
 from servers.http import request
 from servers.ports import LOOPBACK
-from servers.process import Server, ServerError
+from servers.process import Server, ServerError, run_program
 from servers.programs import programs
 
 _CTL_TIMEOUT = 30
@@ -149,7 +147,7 @@ class Etcd(Server):
         environment = {"ETCDCTL_API": "3"}
         if self.root_password and as_root:
             environment["ETCDCTL_USER"] = f"root:{self.root_password}"
-        return _run([*command, *arguments], stdin=stdin, environment=environment)
+        return run_program([*command, *arguments], stdin=stdin, environment=environment, timeout=_CTL_TIMEOUT)
 
     def metric(self, name: str) -> float:
         """Return one number of `/metrics`, such as `etcd_server_is_leader`.
@@ -174,7 +172,7 @@ class Etcd(Server):
         self.kill()
         shutil.rmtree(self.data, ignore_errors=True)
         tools = programs("etcd")
-        _run(
+        run_program(
             [
                 tools.get("etcdutl")
                 or tools["etcdctl"],  # etcdutl came with 3.5, and etcdctl could do it before
@@ -186,6 +184,7 @@ class Etcd(Server):
                 f"--initial-advertise-peer-urls={self.peer}",
             ],
             environment={"ETCDCTL_API": "3"},
+            timeout=_CTL_TIMEOUT,
         )
         return self.start()
 
@@ -283,22 +282,3 @@ def _url(members: Sequence[Etcd], user: str = "", password: str = "", client: Pa
     who = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
     query = "/?" + "&".join(f"{name}={quote(str(path))}" for name, path in options.items()) if options else ""
     return f"{'etcds' if first.tls else 'etcd'}://{who}{','.join(each.address for each in members)}{query}"
-
-
-def _run(command: Sequence[str], *, stdin: str = "", environment: Mapping[str, str]) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=_CTL_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ServerError(f"{Path(command[0]).name} did not end within {_CTL_TIMEOUT} s") from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise ServerError(f"{Path(command[0]).name}: {' '.join(said) or done.returncode}")
-    return done.stdout

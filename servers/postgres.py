@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from servers.ports import LOOPBACK
-from servers.process import Server, ServerError
+from servers.process import Server, ServerError, run_program
 from servers.programs import programs
 
 # It refuses to run as root; this user comes with its package.
@@ -66,10 +65,11 @@ class Postgres(Server):
             ServerError: it failed; the text is its last line.
         """
         arguments = ["-h", LOOPBACK, "-p", str(self.ports["sql"]), "-U", _OWNER, "-d", "postgres"]
-        return _run(
+        return run_program(
             [programs("postgres")["psql"], "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *arguments],
             stdin=text,
             environment={"PGPASSWORD": self._password},
+            timeout=_INIT_SECONDS,
         )
 
     def command(self) -> list[str]:
@@ -128,7 +128,7 @@ class Postgres(Server):
         options = [f"--pwfile={secret}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
         command = [programs("postgres")["initdb"], "-D", str(self.data), "-U", _OWNER, *options]
         try:
-            _run([*_as_other(), *command], environment={}, where=where)
+            run_program([*_as_other(), *command], environment={}, timeout=_INIT_SECONDS, where=where)
         except BaseException:
             shutil.rmtree(self.data, ignore_errors=True)
             raise
@@ -150,25 +150,3 @@ def _as_other() -> list[str]:
     if os.geteuid() != 0:
         return []
     return ["setpriv", f"--reuid={_user().pw_uid}", f"--regid={_user().pw_gid}", "--clear-groups", "--"]
-
-
-def _run(
-    command: list[str], *, stdin: str = "", environment: Mapping[str, str], where: Path | None = None
-) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            input=stdin,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=_INIT_SECONDS,
-            check=False,
-            cwd=where,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ServerError(f"{Path(command[0]).name} did not end within {_INIT_SECONDS} s") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit status {done.returncode}"]
-        raise ServerError(f"{Path(command[0]).name}: {said[-1]}")
-    return done.stdout

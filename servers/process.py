@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -29,6 +29,46 @@ class ServerError(Exception):
 
 class PortTakenError(ServerError):
     """Somebody else listens where the server wants to."""
+
+
+def run_program(
+    command: Sequence[str],
+    *,
+    stdin: str = "",
+    environment: Mapping[str, str],
+    timeout: float,
+    where: Path | None = None,
+) -> str:
+    """Run a program that belongs to a server to its end, and return what it printed.
+
+    Args:
+        command: the program and its arguments.
+        stdin: what it reads.
+        environment: on top of that of this process.
+        timeout: seconds.
+        where: its working directory, if not this one.
+
+    Raises:
+        ServerError: it failed, and its last line is the text; or it did not end in time.
+    """
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=where,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServerError(f"{name} did not end within {timeout:g} s") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise ServerError(f"{name}: {' '.join(said) or done.returncode}")
+    return done.stdout
 
 
 class Server:
