@@ -28,6 +28,7 @@ from roster.node.answers import Answers
 from roster.node.engine import Engine
 from roster.node.hands import Stage, Work
 from roster.node.presence import bindings_of
+from roster.node.signals import heed, heeded
 from roster.registry import Registration
 
 logger = logging.getLogger("roster.gateway")
@@ -243,30 +244,11 @@ class Member:
         """Serve a signal: those that every node serves here, and whatever else is the program's to hear."""
         engine, data = self.engine, dict(delivery.message.data)
         name = str(data.pop("signal"))
-        if name in ("pause", "drain"):
-            engine.close_for(name, "is paused" if name == "pause" else "is draining")
-            engine.hand_back_waiting()
-        elif name in ("resume", "undrain"):
-            for reason in ("pause", "stop") if name == "resume" else ("drain",):
-                engine.open_for(reason)
-        elif name == "stop":
-            engine.close_for("stop", "was told to stop")
-            for work in engine.hands.everything():
-                engine.give_back(work, f"{self.key} was told to stop")
-        elif name == "shutdown":
+        if not heed(engine, name, self.key) and name == "shutdown":
             engine.close_for("leaving", "is leaving")
             engine.hand_back_waiting()
         self._notice({"type": "control", "signal": name, "data": data})
-        engine.confirm(
-            delivery,
-            {
-                "node": self.key,
-                "uid": engine.uid,
-                "signal": name,
-                "active_tasks": engine.hands.active,
-                "reasons": list(engine.reasons),
-            },
-        )
+        engine.confirm(delivery, heeded(engine, name, self.key))
         return True
 
     # -- the program -------------------------------------------------------------------------------

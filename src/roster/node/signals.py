@@ -23,6 +23,43 @@ TAKES_WORK = "TakesWork"
 """The condition that a node has while a signal keeps it from taking work."""
 
 
+def heed(engine: Engine, signal: str, key: str) -> bool:
+    """Do to what a node has in hand what `pause`, `resume`, `drain`, `undrain` and `stop` ask for; I/O loop.
+
+    Args:
+        engine: the node's.
+        signal: its name.
+        key: `namespace/name` of the node.
+
+    Returns:
+        Whether it was one of these.
+    """
+    if signal in ("pause", "drain"):
+        engine.close_for(signal, "is paused" if signal == "pause" else "is draining")
+        engine.hand_back_waiting()
+    elif signal in ("resume", "undrain"):
+        for reason in ("pause", "stop") if signal == "resume" else ("drain",):
+            engine.open_for(reason)
+    elif signal == "stop":
+        engine.close_for("stop", "was told to stop")
+        for work in engine.hands.everything():
+            engine.give_back(work, f"{key} was told to stop")
+    else:
+        return False
+    return True
+
+
+def heeded(engine: Engine, signal: str, key: str) -> dict[str, Any]:
+    """Return what confirms a signal to its sender: what the node is now."""
+    return {
+        "node": key,
+        "uid": engine.uid,
+        "signal": signal,
+        "active_tasks": engine.hands.active,
+        "reasons": list(engine.reasons),
+    }
+
+
 class Signals:
     """Serves control messages on the I/O loop, each confirmed to its sender when it has taken effect.
 
@@ -69,16 +106,8 @@ class Signals:
         name = str(data.get("signal"))
         if engine is None:
             return False
-        if name in ("pause", "drain"):
-            engine.close_for(name, "is paused" if name == "pause" else "is draining")
-            engine.hand_back_waiting()
-        elif name in ("resume", "undrain"):
-            for reason in ("pause", "stop") if name == "resume" else ("drain",):
-                engine.open_for(reason)
-        elif name == "stop":
-            engine.close_for("stop", "was told to stop")
-            for work in engine.hands.everything():
-                engine.give_back(work, f"{self._key} was told to stop")
+        if heed(engine, name, self._key):
+            pass  # it has taken effect
         elif name == "shutdown":
             if not self._shutdown():
                 engine.deny(
@@ -101,14 +130,7 @@ class Signals:
             )
         elif name == "resume":
             self._show(TAKES_WORK, None, "", "")
-        active, reasons = engine.hands.active, list(engine.reasons)
-        result = {
-            "node": self._key,
-            "uid": engine.uid,
-            "signal": name,
-            "active_tasks": active,
-            "reasons": reasons,
-        }
+        result = heeded(engine, name, self._key)
         if name == "shutdown":
             engine.confirm(delivery, result)  # whoever leaves may not come to it later
         else:
