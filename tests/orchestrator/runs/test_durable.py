@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import eventually
@@ -482,3 +483,23 @@ async def test_runs_that_the_engine_could_not_take_are_taken_in_the_next_round(
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+
+
+async def test_an_engine_that_could_not_be_opened_to_the_end_is_closed(
+    memory_urls: Urls, runs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around, failed = looks.around, 0
+
+    def failing(*args: Any) -> looks.Around:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise OSError("the database is away")
+        return around(*args)
+
+    monkeypatch.setattr(looks, "around", failing)
+    async with staged(memory_urls, runs_url) as stage:
+        card = steps({"action": "echo", "params": {"value": 1}})
+        with pytest.raises(OSError, match="away"):
+            await stage.orchestrator.run(card)
+        assert (await stage.orchestrator.run(card)).state == "succeeded"

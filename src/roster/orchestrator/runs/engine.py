@@ -31,7 +31,6 @@ _WORKFLOW = "roster.walk"
 _POLL_SECONDS = 0.25
 # They wait for the database, which takes one write at a time.
 _THREADS = 16
-_LAUNCH_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 
 logger = logging.getLogger("roster.orchestrator.runs")
@@ -229,6 +228,8 @@ class Engine:
     async def close(self) -> None:
         """Leave all walks where they are, and end its threads."""
         global _running
+        if _running is not self:
+            return  # never launched: what runs here, if anything, is another's
         from dbos import DBOS
 
         self._closing = True
@@ -255,8 +256,7 @@ class Engine:
             own.shutdown(wait=False)
             # It had put its own in that place, and that takes nothing any more.
             loop.set_default_executor(self._threads or ThreadPoolExecutor(thread_name_prefix="asyncio"))
-            if _running is self:
-                _running = None
+            _running = None
 
 
 def _instance() -> object | None:

@@ -99,6 +99,7 @@ class Executor:
             await self.engine.launch()
             await self._look()
         except BaseException:
+            await self.engine.close()
             await self._end()
             raise
         self._loops = [
@@ -337,9 +338,8 @@ class Executor:
         # Slowly at first: where orchestrators die again and again, few runs at once get on, and many do not.
         at_once = min(self._at_once, round(_AT_FIRST * 2 ** min(20.0, boottime() - self._since)))
         room = at_once - len(self._taken)
-        if (
-            room <= 0
-        ):  # those that wait for a person, perhaps for days, must not keep others from being taken up
+        if room <= 0:
+            # Those that wait for a person, perhaps for days, must not keep others from being taken up.
             room += await asyncio.to_thread(looks.at_rest, self.book.engine, list(self._taken))
         taken = await self.journal.commit(
             looks.take_up(
