@@ -51,16 +51,19 @@ fmt: setup-dev  ## format and apply safe fixes
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-bench: setup-dev  ## timings, medians of several runs
+bench: setup-dev  ## timings, medians of several runs, some beside other libraries
+	@$(PY) scripts/setup-servers $(servers)
+	@scripts/setup-peers
 	@$(PY) -m bench
 
 chaos: setup-dev  ## faults under load, bounded in time (BUS=amqp, RUNS=postgres: those of the bus, of runs)
 	@$(PY) scripts/setup-servers $(servers)
+	@scripts/setup-peers celery faststream nameko
 	@$(PY) -m chaos $(if $(BUS),--bus $(BUS)) $(if $(RUNS),--runs $(RUNS))
 
 lock:  ## pin the requirements again (needs uv)
-	@for set in run build dev image interop-build interop; do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	@for set in run build dev image interop-build interop $(patsubst requirements/%.in,%,$(wildcard requirements/peer-*.in)); do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	  --no-emit-index-url --custom-compile-command "make lock" requirements/$$set.in -o requirements/$$set.txt || exit 1; done
 
 clean:  ## remove the environment and every cache
-	@rm -rf .venv .interop .interop.log .mypy_cache .ruff_cache .pytest_cache .hypothesis .servers build dist
+	@rm -rf .venv .interop .interop.log .peers .mypy_cache .ruff_cache .pytest_cache .hypothesis .servers build dist

@@ -15,7 +15,9 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
-from chaos.helper import Helper, helper
+from servers.helper import Helper
+
+from chaos.helper import helper
 from chaos.ledger import LedgerWriter
 from chaos.load import Outcome, send
 from chaos.team import Team, ready

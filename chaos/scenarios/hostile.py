@@ -6,7 +6,9 @@ import asyncio
 import json
 import sys
 
-from chaos.helper import Helper, helper
+from servers.helper import Helper
+
+from chaos.helper import helper
 from chaos.report import Options, Report
 from chaos.rubbish import HUGE, Rubbish, rubbish, unspeakable
 from chaos.stores import on_each, server_of

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from chaos.helper import Helper, helper
+from servers.helper import Helper
+
+from chaos.helper import helper
 from chaos.report import Options, Report
 from chaos.stores import mark, on_each, server_of
 from chaos.verdict import every_change, last_states, of_informer

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from chaos.helper import Helper, helper
+from servers.helper import Helper
+
+from chaos.helper import helper
 from chaos.report import Options, Report
 from chaos.stores import mark, on_each, server_of
 from roster import Registry
