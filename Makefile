@@ -56,10 +56,10 @@ bench: setup-dev  ## timings, medians of several runs, some beside other librari
 	@scripts/setup-peers
 	@$(PY) -m bench
 
-chaos: setup-dev  ## faults under load, bounded in time (BUS=amqp, RUNS=postgres: those of the bus, of runs)
+chaos: setup-dev  ## faults under load, bounded in time, drawn (BUS=amqp, RUNS=postgres: those of the bus, of runs)
 	@$(PY) scripts/setup-servers $(servers)
 	@scripts/setup-peers celery faststream nameko
-	@$(PY) -m chaos $(if $(BUS),--bus $(BUS)) $(if $(RUNS),--runs $(RUNS))
+	@$(PY) -m chaos --draw docs/images/faults.svg $(if $(BUS),--bus $(BUS)) $(if $(RUNS),--runs $(RUNS))
 
 lock:  ## pin the requirements again (needs uv)
 	@for set in run build dev image interop-build interop $(patsubst requirements/%.in,%,$(wildcard requirements/peer-*.in)); do uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

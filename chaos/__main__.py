@@ -1,8 +1,9 @@
 """`python -m chaos [SCENARIO...]`: run fault scenarios, print what happened, exit 1 if a promise was broken.
 
-All of them take about twenty-five minutes on two cores. Those about servers (store-..., leader-kill, mass-revoke,
+All of them take about thirty-five minutes on two cores. Those about servers (store-..., leader-kill, mass-revoke,
 hostile-keys, name-race; broker-...) start their own etcd, Consul, ZooKeeper and RabbitMQ, which scripts/setup-servers
 fetches.
+`beside` takes other libraries through the same faults, from the environments that scripts/setup-peers makes.
 With --bus and no names, those are run that go over the bus; with --runs alone, those about runs of process cards.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import sys
 import traceback
+from pathlib import Path
 
 from chaos import scenarios
 from chaos.report import STORES, Options, Report, Scenario
@@ -69,11 +71,16 @@ def main() -> int:
         metavar="SECONDS",
         help="how long an agent stands still in `freeze`, at least 6 (default: %(default)g)",
     )
+    parser.add_argument(
+        "--draw", type=Path, metavar="FILE", help="draw what `beside` saw, as SVG (default: draw nothing)"
+    )
     given = parser.parse_args()
     unknown = [name for name in given.scenario if name not in scenarios.ALL]
     if unknown:
         parser.error(f"no scenario {', '.join(unknown)}; there are: {', '.join(scenarios.ALL)}")
-    options = Options(given.registry, given.bus, tuple(given.store or STORES), given.frozen, given.runs)
+    options = Options(
+        given.registry, given.bus, tuple(given.store or STORES), given.frozen, given.runs, given.draw
+    )
     asked = [
         name
         for name, scenario in scenarios.ALL.items()

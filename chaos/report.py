@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from servers import RabbitMQ
 
@@ -47,6 +48,7 @@ class Options:
         stores: which servers to try, of `STORES`.
         runs: URL of a database of runs; None: a SQLite file of its own; `postgres`: a PostgreSQL started for the scenario.
         frozen: seconds that a frozen agent stands still.
+        draw: where a scenario that can draws what happened, as SVG; None: nowhere.
         broker: the RabbitMQ that was started for the scenario, if one was; `bus` is its URL then.
     """
 
@@ -55,6 +57,7 @@ class Options:
     stores: tuple[str, ...] = STORES
     frozen: float = 60.0
     runs: str | None = None
+    draw: Path | None = None
     broker: RabbitMQ | None = None
 
 

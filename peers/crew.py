@@ -73,6 +73,9 @@ class Crew:
         directory: for their files.
         capacity: commands that one agent runs at once.
         notes: whether agents note what they do.
+
+    Attributes:
+        directory: the same.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Crew:
     ) -> None:
         self._command = [peer.python(), "-W", "ignore", "-m", peer.program]
         self._broker = broker
-        self._directory = directory
+        self.directory = directory
         self._capacity = capacity
         self._variables = {
             **peer.variables,
@@ -93,7 +96,7 @@ class Crew:
         self._agents: dict[str, Helper] = {}
 
     async def _start(self, role: str, name: str, *arguments: str) -> Helper:
-        file = self._directory / f"{name}.jsonl"
+        file = self.directory / f"{name}.jsonl"
         one = await start(
             [*self._command, role, str(file), *arguments], file, environment=self._variables, group=True
         )
@@ -154,7 +157,7 @@ class Crew:
         """Return what the agents have noted, in order of time: `start` and `end` of each command."""
         lines: list[dict[str, Any]] = []
         for name in self._agents:
-            lines += (line for line in Lines(self._directory / f"{name}.jsonl").read() if "command" in line)
+            lines += (line for line in Lines(self.directory / f"{name}.jsonl").read() if "command" in line)
         return sorted(lines, key=lambda line: float(line["at"]))
 
     async def end(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from chaos.report import Options, Report, Scenario
+from chaos.scenarios.beside import beside
 from chaos.scenarios.broker import broker_alarm, broker_kill
 from chaos.scenarios.cards import card_kinds
 from chaos.scenarios.crowd import crowd
@@ -65,6 +66,7 @@ ALL: dict[str, Scenario] = {
     "orchestrator-retire": _of_runs(orchestrator_retire, 180.0),
     "broker-kill": replace(_of_servers(broker_kill, 180.0), of_bus=True),
     "broker-alarm": replace(_of_servers(broker_alarm, 180.0), of_bus=True),
+    "beside": replace(_of_servers(beside, 900.0), of_bus=True),
     "two-hundred": _of_servers(crowd, 120.0),
     "store-restart": _of_servers(store_restart, 180.0),
     "store-freeze": _of_servers(store_freeze, 180.0),

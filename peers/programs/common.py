@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class Load:
         timeout: seconds after which an answer is of no use.
         padding: characters of text that go there and come back.
         each: whether each call is noted, or only, at the end, how long they took.
-        until: the moment, on `clock`, after which no more are sent.
+        stop: a file: no more are sent once it is there.
     """
 
     prefix: str
@@ -73,15 +74,14 @@ class Load:
     timeout: float = 30.0
     padding: int = 0
     each: bool = True
-    until: float | None = None
+    stop: str | None = None
 
     def numbers(self, began: float) -> Iterator[tuple[int, float]]:
         """Yield the number of each call and when it is to be made."""
         for number in range(self.count):
-            due = clock() if self.rate is None else began + number / self.rate
-            if self.until is not None and due >= self.until:
+            if self.stop is not None and Path(self.stop).exists():
                 return
-            yield number, due
+            yield number, clock() if self.rate is None else began + number / self.rate
 
 
 def loads() -> Iterator[Load]:
