@@ -232,3 +232,36 @@ async def test_the_registry_is_followed_across_processes_stores(
 
         await until(listed)
     assert found["items"][0]["name"] == "far-001"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/static/app.js",
+        "/api/v1/nodes",
+        "/api/v1/find?capability=w",
+    ],
+)
+async def test_what_can_be_got_can_be_asked_for_its_head(served: Served, path: str) -> None:
+    whole = await served.client.get(path)
+    head = await served.client.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert head.headers["content-security-policy"]
+    # The connection serves on.
+    assert (await served.client.get("/healthz")).status_code == 200
+
+
+async def test_the_head_of_a_stream_is_the_whole_answer(served: Served) -> None:
+    head = await served.client.head("/api/v1/watch", timeout=10)
+    assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+    await until(lambda: served.gateway.feed.readers == 0)
+
+
+async def test_a_head_takes_no_command_from_a_node(served: Served) -> None:
+    answer = await served.client.head("/api/v1/nodes/ai-team/remote/commands")
+    assert answer.status_code == 405

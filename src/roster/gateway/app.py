@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from roster._text import safe
 from roster._version import __version__
@@ -33,7 +33,7 @@ from roster.gateway import (
 )
 from roster.gateway.common import ERRORS
 from roster.gateway.core import Gateway
-from roster.gateway.doors import Doors
+from roster.gateway.doors import COMMANDS, Doors
 from roster.gateway.problems import Problem, problem_of
 from roster.gateway.schemas import ProblemShape
 
@@ -50,7 +50,36 @@ Every error is an RFC 9457 problem document. Lists come in pages (`limit`, `page
 def create_app(gateway: Gateway) -> ASGIApp:
     """Return the application of an open gateway, doors included."""
     api = create_api(gateway)
-    return Doors(Quick(GZipMiddleware(api, minimum_size=1024, compresslevel=5), gateway), gateway)
+    return Doors(Heads(Quick(GZipMiddleware(api, minimum_size=1024, compresslevel=5), gateway)), gateway)
+
+
+class Heads:
+    """Answers HEAD as GET without its content, but where a GET takes a command from a node's queue.
+
+    Source: RFC 9110, section 9.3.2.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["method"] != "HEAD" or COMMANDS.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+
+        async def sending(message: Message) -> None:
+            # All is said with the head: the server then tells a stream that its reader is gone.
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        asked = {**scope, "method": "GET"}
+        try:
+            await self._app(asked, receive, sending)
+        finally:
+            # The metrics count by it.
+            scope.setdefault("route", asked.get("route"))
 
 
 class Quick:

@@ -42,7 +42,7 @@ _JSON = frozenset({"application/json", "application/merge-patch+json"})
 _PROBES = frozenset({"/healthz", "/readyz"})
 _OPEN = _PROBES | {"/", "/openapi.json", "/favicon.ico"}
 SESSION = "/api/v1/session"
-_COMMANDS = re.compile(r"/api/v1/nodes/[^/]+/[^/]+/(?:commands(?:/.*)?|heartbeat)")
+COMMANDS = re.compile(r"/api/v1/nodes/[^/]+/[^/]+/(?:commands(?:/.*)?|heartbeat)")
 _OWN_NODE = re.compile(r"/api/v1/nodes(?:/[^/]+/[^/]+(?:/(?:drain|undrain|heartbeat|commands(?:/.*)?))?)?")
 _CALLS = re.compile(r"/api/v1/calls?(?:/[^/]+)?")
 
@@ -277,7 +277,7 @@ def may(principal: Principal, method: str, path: str) -> bool:
     """Return whether a role may do this. Which node, a node's token is asked again behind the door."""
     if principal.role == "operator":
         return True
-    if _COMMANDS.fullmatch(path):
+    if COMMANDS.fullmatch(path):
         return principal.role == "node"
     if method in _SAFE:
         return True
