@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from roster.errors import RunError
-from roster.orchestrator.runs.book import state_of
 from roster.orchestrator.runs.database import tables
 from roster.orchestrator.runs.identity import Known
+from roster.orchestrator.runs.pages import state_of
 from roster.orchestrator.runs.record import ENDED
 from roster.orchestrator.runs.writes import to_json
 from roster.registry.holder import Holder
