@@ -206,6 +206,10 @@ class Engine:
             self._held.discard(sender)
             self._start_next()
 
+    def number_after(self, seq: int) -> None:
+        """Have the next report count as newer than one of this number: the registration numbers changes of state, too."""
+        self.seq = max(self.seq, seq + 1)
+
     # -- commands -------------------------------------------------------------------------------------------------
 
     def load(self, sender: int) -> Load:
