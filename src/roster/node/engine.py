@@ -23,6 +23,7 @@ from roster.errors import (
     RemoteError,
 )
 from roster.node.answers import Answers
+from roster.node.askers import Askers
 from roster.node.context import Context
 from roster.node.handlers import Handler
 from roster.node.hands import Hands, Stage, Work
@@ -86,6 +87,7 @@ class Engine:
         self._withdrawn: dict[str, str] = {}
         self._held: set[int] = set()
         self._solo: Work | None = None
+        self._askers = Askers(self._spare, self._say_load)
         self._to_start: list[Work] = []
         self._start_planned = False
         self._idle: asyncio.Event = asyncio.Event()
@@ -105,6 +107,7 @@ class Engine:
         """Stop consuming; what is still in hand is handed back or cancelled."""
         for work in self.hands.everything():
             self.give_back(work, f"{self.key} has stopped")
+        self._askers.close()
         if self._consumer is not None:
             self._consumer.flush()
             await self._consumer.close()
@@ -149,6 +152,7 @@ class Engine:
         self.hands.beside = tasks
         self.seq += 1
         self._start_next()
+        self._askers.look()
         self._changed()
         return Load(self.hands.active, 0, self.hands.capacity, self.seq)
 
@@ -426,6 +430,8 @@ class Engine:
         if work.entry is not None and self._keyed is not None:
             self._keyed.finished(work.entry)
         self._start_next()
+        if self._askers.waiting:
+            self._askers.look()
         if self.hands.empty:
             self._idle.set()
         self._changed()
@@ -475,6 +481,11 @@ class Engine:
             self._revoke(delivery)
         elif signal == "recall" and self._keyed is not None:
             self._keyed.recall(delivery)
+        elif signal == "room":
+            if self._closed_for:
+                self._say_load(delivery)
+            else:
+                self._askers.ask(delivery)
         elif not isinstance(signal, str) or not self._control(delivery):
             self.deny(
                 delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED
@@ -492,6 +503,23 @@ class Engine:
         for work in revoked:
             self.give_back(work, f"{self.key} is busy, and its caller knows a free node")
         self.confirm(delivery, {"node": self.key, "revoked": [work.message.id for work in revoked]})
+
+    def _spare(self) -> int:
+        """Return how many more commands would start now."""
+        return 0 if self._takes_none() else self.hands.capacity - self.hands.active
+
+    def _takes_none(self) -> str:
+        """Return why no command is taken, however few are in hand; empty when some are."""
+        if self._closed_for:
+            return next(iter(self._closed_for.values()))
+        return "works on a command that must be alone" if self._solo is not None else ""
+
+    def _say_load(self, delivery: Delivery) -> None:
+        """Answer one who asked for room. The load alone would mislead where it is not what stands in the way."""
+        if why := self._takes_none():
+            self.deny(delivery, f"{self.key} {why}", Code.UNAVAILABLE)
+        else:
+            self.confirm(delivery, {"node": self.key, "uid": self.uid})
 
     def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
         """Answer a control message with what was done."""

@@ -269,6 +269,17 @@ class Call:
             if node is not None and node.uid != uid:
                 del self._tried[key]
 
+    def _forget_full(self) -> None:
+        """Those that refused for want of room are full like all others, and may be the first to have some again."""
+        if self._refusals > _MAX_REFUSALS // 2:
+            return  # they have some again and again, and never when the call arrives
+        for key in list(self._tried):
+            load = self.team.router.load(key)
+            last = next((one for one in reversed(self.attempts) if one.node == key), None)
+            refused = last is not None and last.code is Code.RESOURCE_EXHAUSTED and last.outcome == "refused"
+            if refused and load is not None and load.active >= load.capacity:
+                del self._tried[key]
+
     async def _choose_idle(self) -> NodeRecord | None:
         """Return a node that does nothing else, or wait for one."""
         rows = self.team.rows(self.query, self._excluded())
@@ -310,8 +321,15 @@ class Call:
             )
         if self._place is None:
             self._place = self.team.waiting.place(self.priority)
-        # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
-        return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0))
+        if self._tried:
+            self._forget_full()
+        question = (self.query, frozenset(self._excluded()))
+        self.team.inquiries.waits(self.query)
+        try:
+            # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
+            return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0), question)
+        finally:
+            self.team.inquiries.over(self.query)
 
     async def _wait_for_return(self, error: NoCapableNodesError) -> None:
         """Nobody is left. Wait a little and look again if some may take it yet, or come back to the bus; else say so."""
