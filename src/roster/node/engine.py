@@ -218,7 +218,10 @@ class Engine:
 
     def load(self, sender: int) -> Load:
         """Return the load as this sender should count it."""
-        return Load(self.hands.active, self.hands.of(sender), self.hands.capacity, self.seq)
+        hands = self.hands
+        # Beside what must be alone there is no room.
+        capacity = hands.capacity if self._solo is None else min(hands.capacity, hands.active)
+        return Load(hands.active, hands.of(sender), capacity, self.seq)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -329,8 +332,6 @@ class Engine:
         solo = message.extensions.get("solo") == "true"
         if self._solo is not None:
             raise _refusal(f"{self.key} works on a command that must be alone", Code.RESOURCE_EXHAUSTED)
-        if solo and self.hands.active:
-            raise _refusal(f"{self.key} is not idle, and this command must be alone", Code.RESOURCE_EXHAUSTED)
         deadline = None if message.timeout is None else boottime() + message.timeout
         context = Context(
             node=self.key,
@@ -506,18 +507,12 @@ class Engine:
 
     def _spare(self) -> int:
         """Return how many more commands would start now."""
-        return 0 if self._takes_none() else self.hands.capacity - self.hands.active
-
-    def _takes_none(self) -> str:
-        """Return why no command is taken, however few are in hand; empty when some are."""
-        if self._closed_for:
-            return next(iter(self._closed_for.values()))
-        return "works on a command that must be alone" if self._solo is not None else ""
+        return 0 if self._closed_for or self._solo is not None else self.hands.capacity - self.hands.active
 
     def _say_load(self, delivery: Delivery) -> None:
-        """Answer one who asked for room. The load alone would mislead where it is not what stands in the way."""
-        if why := self._takes_none():
-            self.deny(delivery, f"{self.key} {why}", Code.UNAVAILABLE)
+        """Answer one who asked for room. A node that takes no work says so: its load would mislead."""
+        if self._closed_for:
+            self.deny(delivery, f"{self.key} {next(iter(self._closed_for.values()))}", Code.UNAVAILABLE)
         else:
             self.confirm(delivery, {"node": self.key, "uid": self.uid})
 
