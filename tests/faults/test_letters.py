@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from chaos.team import scene
 from tests.conftest import eventually
-from tests.faults.stage import Handler, serving, state
+from tests.faults.stage import Handler, hands, serving, state, until_hands
 
 from roster import (
     AllNodesBusyError,
@@ -117,6 +117,42 @@ async def test_it_waits_for_a_node_that_does_nothing_else(urls: Urls) -> None:
         assert (await again).result == "letter"
         assert await neighbour == "neighbour"
         assert await kept(orchestrator) == []
+
+
+async def test_a_team_that_is_never_idle_makes_room_for_it_and_nothing_runs_beside_it(urls: Urls) -> None:
+    go = {who: asyncio.Event() for who in ("before", "letter", "after")}
+    running: list[str] = []
+    beside: dict[str, list[str]] = {}
+
+    async def work(who: str) -> str:
+        beside[who] = list(running)
+        running.append(who)
+        await go[who].wait()
+        running.remove(who)
+        return who
+
+    command = Message.command("work", {"who": "letter"})
+    await bury(urls, command)
+    async with serving(urls, {"one": {"work": work}}) as orchestrator, Orchestrator.connect(*urls) as other:
+
+        def call(caller: Orchestrator, who: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(caller.call("work", {"who": who}, timeout=60))
+
+        before = call(orchestrator, "before")
+        await eventually(lambda: running == ["before"])
+        letter = asyncio.create_task(orchestrator.retry(command.id, timeout=60))
+        await until_hands(orchestrator, "default/one", running=1, waiting=1)
+        after = [call(caller, "after") for caller in (orchestrator, other)]
+        await eventually(lambda: all(one.waiting.waiting("work") == 1 for one in (orchestrator, other)))
+        assert running == ["before"], "it has room for three, and takes nothing more"
+        go["before"].set()
+        await eventually(lambda: running == ["letter"])
+        assert await hands(orchestrator, "default/one") == (1, 0)
+        go["letter"].set()
+        go["after"].set()
+        assert (await letter).result == "letter"
+        assert [await one for one in (before, *after)] == ["before", "after", "after"]
+    assert beside["letter"] == []
 
 
 async def test_nobody_who_can_do_it_loses_nothing(urls: Urls) -> None:

@@ -18,7 +18,7 @@ class Sender:
         self.sender = sender
 
 
-def work(priority: int = 0, sender: int = 1) -> Work:
+def work(priority: int = 0, sender: int = 1, *, solo: bool = False) -> Work:
     anything = cast(Any, None)
     return Work(
         delivery=cast(Any, Sender(sender)),
@@ -26,6 +26,7 @@ def work(priority: int = 0, sender: int = 1) -> Work:
         handler=anything,
         context=anything,
         handling=anything,
+        solo=solo,
     )
 
 
@@ -74,6 +75,25 @@ def test_what_a_held_sender_sent_waits_and_keeps_its_place() -> None:
     assert hands.next({1}) is None
     assert hands.next() is works[2]
     assert hands.next() is works[0]
+
+
+def test_what_must_be_alone_starts_when_nothing_else_is_in_hand() -> None:
+    hands = Hands(3)
+    before, alone, held = work(), work(9, solo=True), work(sender=2)
+    hands.take(before)
+    assert hands.next() is before
+    hands.take(alone)
+    hands.take(held)
+    assert hands.next({2}) is None
+    hands.drop(before)
+    assert hands.next({2}) is None, "another waits that may not start yet"
+    assert hands.next() is held
+    assert hands.next() is None
+    hands.drop(held)
+    hands.beside = 1
+    assert hands.next() is None
+    hands.beside = 0
+    assert hands.next() is alone
 
 
 @given(

@@ -503,3 +503,27 @@ async def test_a_node_lets_go_of_the_loop_when_it_stops(memory_urls: Urls) -> No
     with pytest.raises(NodeError):
         await node.start()  # it has no handler
     assert selector.select == before
+
+
+async def test_what_a_node_reports_first_is_newer_than_that_it_is_ready(urls: Urls) -> None:
+    go = asyncio.Event()
+    node = make(urls, at_once=1)
+
+    @node.capability("work")
+    async def work() -> None:
+        await go.wait()
+
+    async with node, Orchestrator.connect(*urls) as caller, Orchestrator.connect(*urls) as other:
+        await other.start()
+        for _ in range(3):
+            # Each change of state has a number, too: they must not outrun what the node says of its load.
+            await caller.control("drain", nodes=[node.key])
+            await caller.control("undrain", nodes=[node.key])
+        await eventually(lambda: (record := other.node(node.key)) is not None and record.state == "ready")
+        call = asyncio.create_task(caller.call("work", timeout=20))
+        await eventually(lambda: (record := other.node(node.key)) is not None and record.state == "busy")
+        load = other.router.load(node.key)
+        assert load is not None
+        assert (load.active, load.others) == (1, 1)
+        go.set()
+        await call

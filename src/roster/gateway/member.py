@@ -163,6 +163,7 @@ class Member:
         if self.ended:
             return
         engine = self.engine
+        engine.number_after(self.registration.seq)
         self.registration.report(engine.hands.active, engine.hands.capacity, seq=engine.seq)
         if (self._showing is None or self._showing.done()) and self._wanted != self._shown:
             self._showing = asyncio.create_task(self._show())

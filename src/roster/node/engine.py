@@ -23,6 +23,7 @@ from roster.errors import (
     RemoteError,
 )
 from roster.node.answers import Answers
+from roster.node.askers import Askers
 from roster.node.context import Context
 from roster.node.handlers import Handler
 from roster.node.hands import Hands, Stage, Work
@@ -86,6 +87,7 @@ class Engine:
         self._withdrawn: dict[str, str] = {}
         self._held: set[int] = set()
         self._solo: Work | None = None
+        self._askers = Askers(self._spare, self._say_load)
         self._to_start: list[Work] = []
         self._start_planned = False
         self._idle: asyncio.Event = asyncio.Event()
@@ -105,6 +107,7 @@ class Engine:
         """Stop consuming; what is still in hand is handed back or cancelled."""
         for work in self.hands.everything():
             self.give_back(work, f"{self.key} has stopped")
+        self._askers.close()
         if self._consumer is not None:
             self._consumer.flush()
             await self._consumer.close()
@@ -149,6 +152,7 @@ class Engine:
         self.hands.beside = tasks
         self.seq += 1
         self._start_next()
+        self._askers.look()
         self._changed()
         return Load(self.hands.active, 0, self.hands.capacity, self.seq)
 
@@ -206,11 +210,18 @@ class Engine:
             self._held.discard(sender)
             self._start_next()
 
+    def number_after(self, seq: int) -> None:
+        """Have the next report count as newer than one of this number: the registration numbers changes of state, too."""
+        self.seq = max(self.seq, seq + 1)
+
     # -- commands -------------------------------------------------------------------------------------------------
 
     def load(self, sender: int) -> Load:
         """Return the load as this sender should count it."""
-        return Load(self.hands.active, self.hands.of(sender), self.hands.capacity, self.seq)
+        hands = self.hands
+        # Beside what must be alone there is no room.
+        capacity = hands.capacity if self._solo is None else min(hands.capacity, hands.active)
+        return Load(hands.active, hands.of(sender), capacity, self.seq)
 
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -321,8 +332,6 @@ class Engine:
         solo = message.extensions.get("solo") == "true"
         if self._solo is not None:
             raise _refusal(f"{self.key} works on a command that must be alone", Code.RESOURCE_EXHAUSTED)
-        if solo and self.hands.active:
-            raise _refusal(f"{self.key} is not idle, and this command must be alone", Code.RESOURCE_EXHAUSTED)
         deadline = None if message.timeout is None else boottime() + message.timeout
         context = Context(
             node=self.key,
@@ -422,6 +431,8 @@ class Engine:
         if work.entry is not None and self._keyed is not None:
             self._keyed.finished(work.entry)
         self._start_next()
+        if self._askers.waiting:
+            self._askers.look()
         if self.hands.empty:
             self._idle.set()
         self._changed()
@@ -471,6 +482,11 @@ class Engine:
             self._revoke(delivery)
         elif signal == "recall" and self._keyed is not None:
             self._keyed.recall(delivery)
+        elif signal == "room":
+            if self._closed_for:
+                self._say_load(delivery)
+            else:
+                self._askers.ask(delivery)
         elif not isinstance(signal, str) or not self._control(delivery):
             self.deny(
                 delivery, f"{self.key} does not know the signal {str(signal)[:100]!r}", Code.UNIMPLEMENTED
@@ -488,6 +504,17 @@ class Engine:
         for work in revoked:
             self.give_back(work, f"{self.key} is busy, and its caller knows a free node")
         self.confirm(delivery, {"node": self.key, "revoked": [work.message.id for work in revoked]})
+
+    def _spare(self) -> int:
+        """Return how many more commands would start now."""
+        return 0 if self._closed_for or self._solo is not None else self.hands.capacity - self.hands.active
+
+    def _say_load(self, delivery: Delivery) -> None:
+        """Answer one who asked for room. A node that takes no work says so: its load would mislead."""
+        if self._closed_for:
+            self.deny(delivery, f"{self.key} {next(iter(self._closed_for.values()))}", Code.UNAVAILABLE)
+        else:
+            self.confirm(delivery, {"node": self.key, "uid": self.uid})
 
     def confirm(self, delivery: Delivery, result: Mapping[str, Any]) -> None:
         """Answer a control message with what was done."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from roster.node.keyed import Entry
 
 
+# Behind every priority: what must be alone starts when the rest has ended.
+_LAST = 1
+
+
 class Stage(Enum):
     """How far a command is."""
 
@@ -94,7 +98,8 @@ class Hands:
 
     def take(self, work: Work) -> None:
         """Take a command in: it waits until `next` gives it out."""
-        heapq.heappush(self._heap, (-work.message.priority, next(self._counter), work))
+        rank = _LAST if work.solo else -work.message.priority
+        heapq.heappush(self._heap, (rank, next(self._counter), work))
         self._waiting += 1
         self._by_sender[work.delivery.sender] = self._by_sender.get(work.delivery.sender, 0) + 1
 
@@ -116,6 +121,9 @@ class Hands:
             if held and work.delivery.sender in held:
                 kept.append(entry)
                 continue
+            if work.solo and (self.running or self.beside or self._waiting > 1):
+                kept.append(entry)  # its turn comes when nothing else is in hand
+                break
             self._waiting -= 1
             work.stage = Stage.RUNNING
             self.running.add(work)

@@ -178,6 +178,7 @@ class Presence:
         engine, registration = self._engine, self._registration
         if engine is not None and registration is not None:
             if engine.seq != self._told:
+                engine.number_after(registration.seq)
                 self._told = engine.seq
                 registration.report(engine.hands.active, engine.hands.capacity, seq=engine.seq)
             if (
@@ -192,6 +193,7 @@ class Presence:
         engine, registration = self._engine, self._registration
         assert engine is not None  # noqa: S101 - Node checks
         assert registration is not None  # noqa: S101 - the same
+        engine.number_after(registration.seq)
         load = engine.occupy(tasks)
         registration.report(load.active, load.capacity, seq=load.seq, at_once=True)
         return load

@@ -16,8 +16,10 @@ logger = logging.getLogger("roster.node")
 
 Signal = Callable[[dict[str, Any]], Awaitable[Any] | Any]
 
-OWN = frozenset({"ping", "revoke", "recall", "pause", "resume", "drain", "undrain", "stop", "shutdown"})
-"""What a node serves itself; the first three are the engine's."""
+OWN = frozenset(
+    {"ping", "revoke", "recall", "room", "pause", "resume", "drain", "undrain", "stop", "shutdown"}
+)
+"""What a node serves itself; the first four are the engine's."""
 
 TAKES_WORK = "TakesWork"
 """The condition that a node has while a signal keeps it from taking work."""

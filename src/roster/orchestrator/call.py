@@ -69,8 +69,8 @@ class Call:
     What decides after a failed try is what is known of the work (`outcome`), never a guess:
     - `not_sent`, `refused`: it surely did not start. The next node gets it at once; that is not a retry.
     - the node is gone and the work may have started: sent again, unless the capability says `idempotent: false`, or the
-      same command has struck three nodes already (it may be what kills them). After the second it is sent alone, to an
-      idle node which takes nothing beside it, so that its neighbours do not collect its strikes.
+      same command has struck three nodes already (it may be what kills them). After the second it is sent alone, to a
+      node that is idle or takes nothing more until it is, so that its neighbours do not collect its strikes.
     - the node answered that it failed, and that trying again makes sense: sent again within the retry budget.
     - the node is silent past the try's time limit: sent again only if the capability says `idempotent: true`; nobody
       knows whether the silent one still works on it.
@@ -246,6 +246,9 @@ class Call:
         """Return a node with room that could have this work besides `node`, or None."""
         if self.keyed is not None or self.revived is not None:
             return None  # nobody else may have it as long as this one is there
+        if self._alone:
+            idle = self._idle(self._excluded(node.key))
+            return self.team.rng.choice(idle) if idle else None
         return self.team.choose(self.query, self._excluded(node.key))
 
     @property
@@ -269,37 +272,53 @@ class Call:
             if node is not None and node.uid != uid:
                 del self._tried[key]
 
-    async def _choose_idle(self) -> NodeRecord | None:
-        """Return a node that does nothing else, or wait for one."""
-        rows = self.team.rows(self.query, self._excluded())
-        idle = [
+    def _forget_full(self) -> None:
+        """Those that refused for want of room are full like all others, and may be the first to have some again."""
+        if self._refusals > _MAX_REFUSALS // 2:
+            return  # they have some again and again, and never when the call arrives
+        for key in list(self._tried):
+            load = self.team.router.load(key)
+            last = next((one for one in reversed(self.attempts) if one.node == key), None)
+            refused = last is not None and last.code is Code.RESOURCE_EXHAUSTED and last.outcome == "refused"
+            if refused and load is not None and load.active >= load.capacity:
+                del self._tried[key]
+
+    def _idle(self, exclude: Collection[str]) -> list[NodeRecord]:
+        """Return the candidates that do nothing else, as far as this caller knows."""
+        rows = self.team.rows(self.query, exclude)
+        keys = [
             row.node for row in rows if row.candidate and row.load == 0 and row.state in ("ready", "busy")
         ]
-        nodes = [node for key in idle if key not in self._tried and (node := self.team.node(key)) is not None]
-        if nodes:
-            return self.team.rng.choice(nodes)
-        left = self.deadline - boottime()
-        if self._last is None:
-            with contextlib.suppress(AllNodesBusyError):  # one that is busy now may be idle in a moment
-                self.team.refuse(self.query, self._excluded())
-        # One that leaves, or whose lease ended with those of all others, may be back in a moment.
-        if left <= 0 or all(row.state == "offline" for row in rows):
-            if self._last is not None:
-                self._give_up(self._last)
-            raise AllNodesBusyError(
-                f"no node that can do {self.query.capability} was idle in time, and this must be done alone",
-                capability=self.query.capability,
-                passed_over=rows,
-            )
-        await asyncio.sleep(min(left, pause(1, self.team.rng)))
-        # Those that refused were not idle, and may be now.
-        self._tried = {key: uid for key, uid in self._tried.items() if key in self._strikes}
+        return [node for key in keys if (node := self.team.node(key)) is not None]
+
+    async def _choose_idle(self) -> NodeRecord | None:
+        """Return a node that does nothing else, or one that soon will, or wait for one."""
+        exclude = self._excluded()
+        if idle := self._idle(exclude):
+            return self.team.rng.choice(idle)
+        # It takes nothing more until what it has in hand has ended and this has been done.
+        if (node := self.team.choose(self.query, exclude)) is not None:
+            return node
+        try:
+            self.team.refuse(self.query, exclude)
+        except AllNodesBusyError as error:
+            await self._wait(error)
+        except NoCapableNodesError as error:
+            if self._last is None:
+                raise
+            # One that leaves, or whose lease ended with those of all others, may be back in a moment.
+            left = self.deadline - boottime()
+            if left <= 0 or all(row.state == "offline" for row in error.passed_over):
+                self._give_up(self._never_alone(self._last))
+            await asyncio.sleep(min(left, pause(1, self.team.rng)))
+            # Those that refused had no room, and may have some now.
+            self._tried = {key: uid for key, uid in self._tried.items() if key in self._strikes}
         return None
 
     async def _wait(self, error: AllNodesBusyError) -> bool:
         """Wait for room; return whether the call was woken."""
         left = self.deadline - boottime()
-        if self.on_busy == "fail" or left <= 0:
+        if left <= 0 or (self.on_busy == "fail" and not self._alone):
             self._give_up(
                 AllNodesBusyError(
                     error.summary,
@@ -310,8 +329,15 @@ class Call:
             )
         if self._place is None:
             self._place = self.team.waiting.place(self.priority)
-        # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
-        return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0))
+        if self._tried:
+            self._forget_full()
+        question = (self.query, frozenset(self._excluded()))
+        self.team.inquiries.waits(self.query)
+        try:
+            # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
+            return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0), question)
+        finally:
+            self.team.inquiries.over(self.query)
 
     async def _wait_for_return(self, error: NoCapableNodesError) -> None:
         """Nobody is left. Wait a little and look again if some may take it yet, or come back to the bus; else say so."""
@@ -504,7 +530,9 @@ class Call:
         if self.keyed is not None and refused and await self.keyed.refused(node, error):
             return
         if left <= 0:
-            self._give_up(error if isinstance(error, CallTimeoutError) else self._too_late(error))
+            error = self._never_alone(error)
+            plain = isinstance(error, (CallTimeoutError, AllNodesBusyError))
+            self._give_up(error if plain else self._too_late(error))
         if self.keyed is None:
             self.tried(node)
         else:
@@ -549,6 +577,16 @@ class Call:
         except CallError as failure:
             logger.error("the command could not be kept as a dead letter: %s", failure)
         self._give_up(DeliveryError(text, code=Code.ABORTED, outcome="unknown", retryable=False))
+
+    def _never_alone(self, error: CallError) -> CallError:
+        """Return what to say of a last try: one that waited in vain for its node to be idle had no room."""
+        if not (self._alone and error.outcome == "refused" and isinstance(error, CallTimeoutError)):
+            return error
+        return AllNodesBusyError(
+            f"no node that can do {self.query.capability} was idle in time, and this must be done alone",
+            capability=self.query.capability,
+            passed_over=self.team.rows(self.query, self._excluded()),
+        )
 
     def _too_late(self, last: CallError) -> CallTimeoutError:
         return CallTimeoutError(

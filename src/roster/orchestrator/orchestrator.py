@@ -27,6 +27,7 @@ from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call, Query
 from roster.orchestrator.contracts import Contracts
 from roster.orchestrator.control import Control
+from roster.orchestrator.inquiries import Inquiries
 from roster.orchestrator.keyed import KeyedCall, Keys
 from roster.orchestrator.orphans import Orphans
 from roster.orchestrator.suspects import Suspects
@@ -121,6 +122,7 @@ class Orchestrator:
         self.budget = RetryBudget()
         self.contracts = Contracts()
         self.waiting = WaitingRoom()
+        self.inquiries = Inquiries(self)
         self.suspects = Suspects(self.router)
         self.source = caller_source("orchestrator", caller_namespace(namespace))
         self._namespace = namespace
@@ -594,9 +596,12 @@ class Orchestrator:
         return [node for node in self._nodes.values() if node.passport.capability(capability) is not None]
 
     def room(self, node: NodeRecord) -> None:
-        """A node may have room: wake a call that waits for one of its capabilities."""
-        for capability in node.capabilities:
-            self.waiting.wake(capability)
+        """A node may have room: wake as many calls that wait for one of its capabilities as it takes."""
+        if self.waiting:
+            load = self.router.load(node.key)
+            spare = 1 if load is None else max(1, load.capacity - load.active)
+            for capability in node.capabilities:
+                self.waiting.wake(capability, spare)
         if self.keys.waiting:
             self.keys.room(node.key)
 
@@ -660,6 +665,7 @@ class Orchestrator:
         if self._remove_listener is not None:
             self._remove_listener()
         self.suspects.close()
+        self.inquiries.close()
         self.vigil.end_all(
             lambda outstanding: DeliveryError(
                 "the orchestrator was closed, and took the command back",

@@ -353,6 +353,26 @@ class Router:
         tier = self._pools.pool((capability, version, selector, namespace)).asked()
         return 0 if tier is None else tier.room
 
+    def filled(
+        self,
+        capability: str,
+        *,
+        version: VersionRange | str | None = None,
+        selector: Selector | str | None = None,
+        namespace: str | None = None,
+    ) -> list[tuple[Routable, Load]]:
+        """Return the candidates that are full for all this caller knows, and not of its own work alone.
+
+        They may have room by now: of what ends there this caller hears only when something of its own does, or by a report.
+        """
+        if self._ejected:
+            self._readmit()
+        tier = self._pools.pool((capability, version, selector, namespace)).asked()
+        if tier is None:
+            return []
+        loads = ((seat.what.node, seat.what.count.load()) for seat in tier.candidates() if not seat.spare)
+        return [(node, load) for node, load in loads if load.others and load.active >= load.capacity > 0]
+
     def load(self, key: str) -> Load | None:
         """Return the load of a node as this caller sees it; None for an unknown node."""
         account = self._accounts.get(key)
