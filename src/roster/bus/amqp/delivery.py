@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from roster._clock import boottime
@@ -10,14 +13,18 @@ from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.returns import lost
 from roster.bus.guard import call_handler
-from roster.bus.message import ANSWERS, PROGRESS, Message, check_kind
-from roster.errors import Outcome
+from roster.bus.message import ANSWERS, PROGRESS, Kind, Message, check_kind
+from roster.errors import Code, Outcome
 
 if TYPE_CHECKING:
     from roster.bus.amqp.serving import AmqpConsumer
 
 # Beyond so many bytes that nobody reads, progress is not sent: answers are, they are bounded by the work in hand.
 _MAX_UNSENT = 8 * 1024 * 1024
+# Seconds that a refused command which nobody waits for is kept from its queue: given back at once it would come at once.
+_KEEP = 1.0
+_LATER = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+_CUT_SHORT = (Code.UNAVAILABLE, Code.CANCELLED)
 
 Key = tuple[str, str]
 """Whose command it is, and which of his: known again when the broker hands it out once more."""
@@ -26,8 +33,10 @@ Key = tuple[str, str]
 def key_of(delivered: Delivered) -> Key:
     """Return how a delivery is known."""
     properties = delivered.properties
-    # Other programs may leave all three out: such a message is known as long as we hold it.
-    own = properties.correlation_id or properties.message_id or f"#{id(delivered.channel):x}.{delivered.tag}"
+    own = properties.correlation_id or properties.message_id
+    if properties.app_id != names.APP:
+        # Other programs may leave both out, or use them again: such a message is known by what it says as well.
+        own = f"{own}={blake2b(delivered.body or b'', digest_size=16).hexdigest()}"
     return properties.reply_to, own
 
 
@@ -82,11 +91,42 @@ class AmqpDelivery:
     def reply(self, message: Message) -> None:
         check_kind(message, ANSWERS)
         raw = message.to_bytes(limit=self._consumer.max_message_bytes)
-        if not self.over:
+        if self.over:
+            return
+        if not self.key[0] and message.kind is Kind.ERROR:
+            self._unheard(message)
+        else:
             self._say(message, raw)
             self.done()
 
+    def _unheard(self, error: Message) -> None:
+        """Nobody waits who could send the command elsewhere, or would hear what became of it."""
+        code, refused = error.data["code"], error.data.get("outcome") == "refused"
+        if refused and code in _LATER and error.data.get("retryable"):
+            self._wait_for_node()
+        elif (refused and code != Code.DEADLINE_EXCEEDED) or code in _CUT_SHORT:
+            self.bury(f"{'refused' if refused else 'cut short'}: {error.data['message']}")
+        else:
+            self.done()
+
+    def _wait_for_node(self) -> None:
+        """Leave it to the broker, for this node or the next of its queue to take it later."""
+        self.over = True
+        self._consumer.forget(self)
+        if self.held:
+            pause = _KEEP * random.uniform(0.5, 1)  # noqa: S311 - to spread, not to guess
+            asyncio.get_running_loop().call_later(pause, self._channel.nack, self._tag)
+
     # --- for its consumer ---
+
+    def bury(self, reason: str) -> None:
+        """Make a dead letter of it."""
+        if self.over:
+            return
+        self.over = True
+        self._consumer.forget(self)
+        if self.held:
+            self._consumer.bury(self._delivered, self._tag, reason)
 
     @property
     def held(self) -> bool:
@@ -142,6 +182,9 @@ class AmqpDelivery:
         if self.over:
             return
         reply_to, _ = self.key
+        if not reply_to and not self.started:
+            self._wait_for_node()
+            return
         if reply_to:
             outcome: Outcome = "unknown" if self.started else "refused"
             notice, body = lost(self._delivered.properties, self._delivered.body, outcome, why)

@@ -7,6 +7,7 @@ import logging
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,8 @@ class AmqpConsumer:
         self._channel: Channel | None = None
         self._tag = ""
         self._consuming = False
-        self._in_hand: dict[Key, AmqpDelivery] = {}
+        self._in_hand: dict[int, AmqpDelivery] = {}
+        self._by_key: dict[Key, list[AmqpDelivery]] = {}  # other programs may give two commands one name
         self._revoked: OrderedDict[Key, None] = OrderedDict()
         self._unstarted: OrderedDict[Key, None] = OrderedDict()
         self._senders: OrderedDict[str, int] = OrderedDict()
@@ -268,9 +270,11 @@ class AmqpConsumer:
             self._refuse(delivered, f"{self.queue!r} takes no new commands: it is closing")
             return
         key = key_of(delivered)
-        if (ours := self._in_hand.get(key)) is not None and delivered.redelivered:
-            ours.adopt(delivered)
-            return
+        if delivered.redelivered:
+            for ours in self._by_key.get(key, ()):
+                if not ours.held:
+                    ours.adopt(delivered)
+                    return
         if key in self._revoked:
             del self._revoked[key]
             delivered.channel.ack(delivered.tag)
@@ -287,8 +291,8 @@ class AmqpConsumer:
         match delivered.properties.type:
             case names.CANCEL:
                 key = key_of(delivered)
-                if (delivery := self._in_hand.get(key)) is not None:
-                    delivery.cancelled()
+                if ours := self._by_key.get(key):
+                    ours[0].cancelled()
                 else:
                     _remember(self._revoked, key)
             case names.BARRIER:
@@ -314,12 +318,19 @@ class AmqpConsumer:
             self._expired(delivery)
             return
         if message.kind is Kind.COMMAND and delivered.tag:
-            self._in_hand[delivery.key] = delivery
+            self._in_hand[id(delivery)] = delivery
+            self._by_key.setdefault(delivery.key, []).append(delivery)
         elif delivered.tag:
             delivered.channel.ack(delivered.tag)  # nothing is owed for what is no command
             delivery.unowed()
         if not call_handler(f"queue {self.queue!r}", self._handler, delivery):
-            delivery.hand_back(f"the consumer of {self.queue!r} failed on the message")
+            self._failed(delivery, f"the consumer of {self.queue!r} failed on the message")
+
+    def _failed(self, delivery: AmqpDelivery, why: str) -> None:
+        if delivery.key[0] or not delivery.held:
+            delivery.hand_back(why)
+        else:
+            delivery.bury(why)
 
     def _refuse(self, delivered: Delivered, why: str) -> None:
         """Hand a command back that was never in hand."""
@@ -372,7 +383,15 @@ class AmqpConsumer:
 
     def forget(self, delivery: AmqpDelivery) -> None:
         """A command is not in hand any more."""
-        self._in_hand.pop(delivery.key, None)
+        if self._in_hand.pop(id(delivery), None) is not None:
+            twins = self._by_key[delivery.key]
+            twins.remove(delivery)
+            if not twins:
+                del self._by_key[delivery.key]
+
+    def bury(self, delivered: Delivered, tag: int, reason: str) -> None:
+        """Make a dead letter of a command in hand, and acknowledge it as `tag` then."""
+        self._bus.bury_raw(replace(delivered, tag=tag), f"sent to {self.queue!r}, {reason}")
 
     @property
     def unsent(self) -> int:

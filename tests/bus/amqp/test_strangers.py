@@ -1,0 +1,225 @@
+"""What programs that know nothing of Roster do to a queue, and others do to what is at the broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.bus.amqp.conftest import TIMEOUT, Open
+from tests.bus.helpers import ask, echo, until
+
+from roster import Node
+from roster.bus import Delivery, Message
+from roster.bus.amqp import AmqpBus, names
+from roster.bus.amqp.channel import Channel, Delivered
+from roster.bus.amqp.envelope import Properties
+from roster.bus.amqp.publishing import published
+from roster.errors import Code, DeliveryError, RemoteError
+
+
+async def send(channel: Channel, body: bytes, queue: str = "q", **properties: Any) -> None:
+    """Send a message as another program would."""
+    assert await published(channel, "", queue, _Bare(**properties), body, TIMEOUT) == "taken"
+
+
+class _Bare(Properties):
+    """An envelope that goes out as it is: our own client gives each message an id."""
+
+    def written(self, message_id: str) -> Any:
+        return super().written(self.message_id)
+
+
+def command(**params: Any) -> bytes:
+    return Message.command("work", params).to_bytes()
+
+
+class Worker:
+    """A consumer whose work goes on until it is told to end."""
+
+    def __init__(self) -> None:
+        self.begun: Counter[str] = Counter()
+        self.held: list[Delivery] = []
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.begun[delivery.message.params["name"]] += 1
+        self.held.append(delivery)
+        delivery.start()
+
+    def finish(self) -> None:
+        for delivery in self.held:
+            delivery.reply(Message.result_for(delivery.message, delivery.message.params["name"]))
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"correlation_id": "same"}, {"message_id": "same"}], ids=["none", "correlation", "message"]
+)
+@pytest.mark.parametrize("waits", [True, False], ids=["with reply_to", "without"])
+async def test_long_work_of_others_is_renewed_and_runs_once_whatever_ids_it_has(
+    connect: Callable[..., AmqpBus], foreign: Open, about: dict[str, str], waits: bool
+) -> None:
+    node, worker = connect(renew=0.1), Worker()
+    consumer = await node.serve("q", worker, prefetch=10)
+    channel = await foreign()
+    answers, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
+    heard: list[Delivered] = []
+    await channel.consume(answers, heard.append, TIMEOUT, no_ack=True)
+    bodies = [command(name="a"), command(name="b")]
+    for body in [*bodies, bodies[0]]:  # the third is the first once more
+        await send(channel, body, reply_to=answers if waits else "", **about)
+    await until(lambda: len(worker.held) == 3)
+    renewed: Counter[int] = Counter()
+
+    def seen() -> bool:
+        for delivery in consumer._in_hand.values():
+            renewed[id(delivery)] += delivery.renewing
+        return len(renewed) == 3 and all(count >= 3 for count in renewed.values())
+
+    await until(seen)
+    worker.finish()
+    await until(lambda: not consumer._in_hand)
+    assert worker.begun == {"a": 2, "b": 1}
+    if waits:
+        await until(lambda: len(heard) == 3)
+        results = sorted(Message.from_bytes(one.body or b"").data["result"] for one in heard)
+        assert results == ["a", "a", "b"]
+    assert not consumer._by_key
+    await node.close()
+    assert await (await foreign()).get("q", TIMEOUT) is None
+
+
+async def test_messages_that_cannot_even_be_buried_leave_the_consumer_its_room(
+    node: AmqpBus, caller: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.bus.amqp.engine._BURY_PAUSE", 0.0)
+    channel = await foreign()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.declare_queue(names.DEAD, TIMEOUT, durable=True, arguments=full)
+    await send(channel, b"the only one that has room", names.DEAD)
+    await node.serve("q", echo, prefetch=3)
+    for number in range(10):
+        await send(channel, b"no message %d" % number)
+    await until(lambda: node.malformed == 10)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert await ask(caller, "q", n=1) == {"n": 1}
+                break
+            except DeliveryError:
+                await asyncio.sleep(0.02)  # there is no room for it yet
+    assert (await channel.declare_queue("q", TIMEOUT, passive=True))[1] == 0
+
+
+async def test_a_command_that_nobody_waits_for_is_left_to_its_queue_when_the_node_takes_none(
+    node: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.bus.amqp.delivery._KEEP", 0.05)
+    paused, ran, refused = True, [], []
+
+    def serve(delivery: Delivery) -> None:
+        if paused:
+            refused.append(delivery.message.id)
+            error = DeliveryError("is paused", code=Code.UNAVAILABLE, outcome="refused", retryable=True)
+            delivery.reply(Message.error_for(delivery.message, error))
+        else:
+            ran.append(delivery.message.params["n"])
+            echo(delivery)
+
+    consumer = await node.serve("q", serve, prefetch=3)
+    channel = await foreign()
+    for n in range(10):
+        await send(channel, command(n=n))
+    await until(lambda: len(refused) >= 20)
+    paused = False
+    await until(lambda: len(ran) == 10)
+    assert sorted(ran) == list(range(10))
+    assert not consumer._in_hand
+    assert await node.corpses() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RemoteError("no such capability", code=Code.UNIMPLEMENTED, outcome="refused"), "refused: no such"),
+        (DeliveryError("its node has stopped", code=Code.UNAVAILABLE, outcome="unknown"), "cut short: its"),
+    ],
+)
+async def test_a_command_that_nobody_waits_for_and_nobody_does_is_a_dead_letter(
+    node: AmqpBus, foreign: Open, error: RemoteError, reason: str
+) -> None:
+    await node.serve("q", lambda delivery: delivery.reply(Message.error_for(delivery.message, error)))
+    channel = await foreign()
+    await send(channel, command(n=1))
+    await until_buried(node, 1)
+    (corpse,) = await node.corpses()
+    assert corpse.reason.startswith(f"sent to 'q', {reason}")
+    assert corpse.message is not None
+    assert corpse.message.params == {"n": 1}
+    await node.close()
+    assert await channel.get("q", TIMEOUT) is None
+
+
+async def until_buried(bus: AmqpBus, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(await bus.corpses()) < count:
+            await asyncio.sleep(0.02)
+
+
+async def test_what_waits_in_its_queue_for_a_node_is_done_when_the_node_is_there(
+    url: str, foreign: Open
+) -> None:
+    channel = await foreign()
+    await channel.declare_queue("q", TIMEOUT, durable=True, arguments=names.QUEUE_ARGUMENTS)
+    for n in range(20):
+        await send(channel, command(n=n))
+    passport = {
+        "apiVersion": "ai-team.dev/v1",
+        "kind": "NodePassport",
+        "metadata": {"name": "late"},
+        "spec": {
+            "type": "agent",
+            "version": "1.0.0",
+            "capabilities": [{"name": "work", "input_schema": {"n": "integer"}}],
+            "communication": {"mindbus_queue": "q"},
+            "resources": {"max_concurrent_tasks": 2},
+        },
+    }
+    node, done = Node(passport, registry_url="memory://late", bus_url=url), []
+
+    @node.capability("work")
+    async def work(n: int) -> None:
+        done.append(n)
+
+    async with node:
+        await until(lambda: len(done) >= 20)
+    assert sorted(done) == list(range(20))
+    assert await channel.get("q", TIMEOUT) is None
+
+
+async def test_a_command_whose_caller_is_gone_is_not_passed_round_while_it_cannot_be_buried(
+    connect: Callable[..., AmqpBus], foreign: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.bus.amqp.returns._AGAIN", 3600.0)
+    node, caller = connect(), connect()
+    consumer = await node.serve("q", echo)
+    assert await ask(caller, "q", n=1) == {"n": 1}  # from now on it stands by
+    channel = await foreign()
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    await channel.declare_queue(names.DEAD, TIMEOUT, durable=True, arguments=full)
+    await send(channel, b"the only one that has room", names.DEAD)
+    tried = Counter[str]()
+    bury = caller._bury
+
+    async def counted(*about: Any, **more: Any) -> None:
+        tried["times"] += 1
+        await bury(*about, **more)
+
+    monkeypatch.setattr(caller, "_bury", counted)
+    await consumer.close()
+    await send(channel, command(n=2), reply_to="nowhere")
+    await until(lambda: tried["times"] >= 1)
+    for _ in range(20):  # were it given back at once, it would be here again by now
+        await channel.declare_queue("q", TIMEOUT, passive=True)
+    assert tried["times"] == 1
