@@ -223,3 +223,44 @@ async def test_a_command_whose_caller_is_gone_is_not_passed_round_while_it_canno
     for _ in range(20):  # were it given back at once, it would be here again by now
         await channel.declare_queue("q", TIMEOUT, passive=True)
     assert tried["times"] == 1
+
+
+@pytest.mark.parametrize("how", ["the exchange is deleted", "a queue is unbound"])
+async def test_what_is_published_is_heard_again_when_somebody_has_cut_it_off(
+    node: AmqpBus, caller: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("roster.bus.amqp.bindings._LOOK", 0.1)
+    heard: Counter[str] = Counter()
+
+    def serve(delivery: Delivery) -> None:
+        heard[delivery.message.subject] += 1
+        if delivery.message.params.get("name") == "held":
+            delivery.start()
+            consumer.flush()
+        else:
+            delivery.reply(Message.result_for(delivery.message, {}))
+
+    consumer = await node.serve("q", serve, bindings=["cmd.writer.#", "ctl.writer.team.#"])
+    await node.subscribe(["evt.#"], lambda key, message: heard.update([key]))
+    out = await caller.send("q", Message.command("work", {"name": "held"}))
+    await until(lambda: out.started)
+    published_ = {
+        "cmd.writer.now": Message.command("asked"),
+        "ctl.writer.team": Message.control("told"),
+        "evt.a.b": Message.event("a.b"),
+    }
+    for key, message in published_.items():
+        assert await caller.publish(key, message) == 1
+    wanted = {"work": 1, "asked": 1, "told": 1, "evt.a.b": 1}
+    await until(lambda: heard == wanted)
+    channel = await foreign()
+    if how == "the exchange is deleted":
+        await channel._inner.exchange_delete(names.MAIN)
+    else:
+        await channel.unbind("q", names.MAIN, "cmd.writer.#", TIMEOUT)
+    async with asyncio.timeout(20):
+        for key, message in published_.items():
+            while not await caller.publish(key, message):
+                await asyncio.sleep(0.02)
+    await until(lambda: heard == {"work": 1, "asked": 2, "told": 2, "evt.a.b": 2})
+    assert not out.answer.done(), "what was out is as it was"

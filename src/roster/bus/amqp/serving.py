@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.barriers import Barriers
+from roster.bus.amqp.bindings import Bindings
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
-from roster.bus.amqp.publishing import declare_main
 from roster.bus.amqp.returns import lost
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message
@@ -80,6 +80,7 @@ class AmqpConsumer:
         self._to_announce: list[AmqpDelivery] = []
         self._to_say: deque[tuple[str, Properties, bytes]] = deque(maxlen=1000)
         self._barriers = Barriers(self._send_barrier)
+        self._bound = Bindings(bus.settings, self._present, self._wanted)
         self._restoring: asyncio.Task[None] | None = None
         self._renewer: asyncio.TimerHandle | None = None
 
@@ -124,6 +125,7 @@ class AmqpConsumer:
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
+        await self._bound.close()
         channel, timeout = self._channel, self._settings.timeout
         if channel is None or channel.fault is not None:
             return
@@ -168,6 +170,7 @@ class AmqpConsumer:
                 raise unavailable(f"serve the queue {self.queue!r}", self._settings.display, error) from error
             await asyncio.sleep(_FIRST_PAUSE)
         self._barriers.watch()
+        self._bound.watch()
         self._plan_renewal()
 
     async def _set_up(self, connection: Connection) -> None:
@@ -176,11 +179,7 @@ class AmqpConsumer:
         try:
             await channel.declare_queue(control, timeout, exclusive=True)
             await self._declare(connection)
-            if self._bindings:
-                await declare_main(connection, self._settings)
-            for pattern in self._bindings:
-                target = control if names.is_control(pattern) else self._name
-                await channel.bind(target, names.MAIN, pattern, timeout)
+            await self._bound.make(connection, channel)
             await channel.prefetch(self._prefetch, timeout)
             self._channel = channel
             await channel.consume(control, self._on_control, timeout, no_ack=True, on_cancel=self._gone)
@@ -196,6 +195,13 @@ class AmqpConsumer:
         while self._to_say:
             reply_to, envelope, raw = self._to_say.popleft()
             channel.publish("", reply_to, envelope, raw)
+
+    def _present(self) -> Connection | None:
+        return self._bus.serving.current if self._consuming else None
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        control = names.control_queue(self.queue)
+        return [(control if names.is_control(one) else self._name, one) for one in self._bindings]
 
     async def _declare(self, connection: Connection) -> None:
         timeout = self._settings.timeout
