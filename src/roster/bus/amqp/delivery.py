@@ -85,7 +85,8 @@ class AmqpDelivery:
     def progress(self, message: Message) -> None:
         check_kind(message, PROGRESS)
         raw = message.to_bytes(limit=self._consumer.max_message_bytes)
-        if not self.over and self._consumer.unsent < _MAX_UNSENT:
+        # While it is cut off the consumer keeps answers: progress is of the moment, and would push them out.
+        if not self.over and self._consumer.connected and self._consumer.unsent < _MAX_UNSENT:
             self._say(message, raw)
 
     def reply(self, message: Message) -> None:

@@ -85,7 +85,7 @@ class AmqpSubscription:
         await declare_main(connection, self._bus.settings)
         channel = await connection.channel(timeout)
         self._queue, *_ = await channel.declare_queue(
-            "", timeout, exclusive=True, arguments=names.SUBSCRIPTION_ARGUMENTS
+            "", timeout, exclusive=True, arguments=names.PASSING_ARGUMENTS
         )
         await self._bound.make(connection, channel)
         await channel.prefetch(_PREFETCH, timeout)

@@ -177,7 +177,7 @@ class AmqpConsumer:
         timeout, control = self._settings.timeout, names.control_queue(self.queue)
         channel = await connection.channel(timeout)
         try:
-            await channel.declare_queue(control, timeout, exclusive=True)
+            await channel.declare_queue(control, timeout, exclusive=True, arguments=names.PASSING_ARGUMENTS)
             await self._declare(connection)
             await self._bound.make(connection, channel)
             await channel.prefetch(self._prefetch, timeout)
@@ -398,6 +398,11 @@ class AmqpConsumer:
     def bury(self, delivered: Delivered, tag: int, reason: str) -> None:
         """Make a dead letter of a command in hand, and acknowledge it as `tag` then."""
         self._bus.bury_raw(replace(delivered, tag=tag), f"sent to {self.queue!r}, {reason}")
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is said goes out now."""
+        return self._channel is not None
 
     @property
     def unsent(self) -> int:
