@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from tests.bus.amqp.conftest import TIMEOUT, Open
 from tests.bus.helpers import ask, echo, until
 
-from roster import Node
+from roster import Node, Orchestrator, Registry
 from roster.bus import Delivery, Message
 from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
@@ -264,3 +265,47 @@ async def test_what_is_published_is_heard_again_when_somebody_has_cut_it_off(
                 await asyncio.sleep(0.02)
     await until(lambda: heard == {"work": 1, "asked": 2, "told": 2, "evt.a.b": 2})
     assert not out.answer.done(), "what was out is as it was"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"\xff\x00", "what is no message: the message is not UTF-8"),
+        (Message.command("work").to_bytes(), "a message of type ai.team.command"),
+        (Message.control("stop").to_bytes(), "a message of type ai.team.control"),
+    ],
+    ids=["garbage", "a command", "control"],
+)
+async def test_an_agent_of_others_that_answers_with_no_answer_is_not_given_the_same_work_again(
+    url: str, foreign: Open, answer: bytes, says: str
+) -> None:
+    channel, got = await foreign(), list[Delivered]()
+
+    def serve(delivered: Delivered) -> None:
+        got.append(delivered)
+        channel.ack(delivered.tag)
+        about = Properties(correlation_id=delivered.properties.correlation_id)
+        channel.publish("", delivered.properties.reply_to, about, answer)
+
+    await channel.declare_queue("theirs", TIMEOUT)
+    await channel.consume("theirs", serve, TIMEOUT)
+    passport = {
+        "apiVersion": "ai-team.dev/v1",
+        "kind": "NodePassport",
+        "metadata": {"name": "theirs"},
+        "spec": {
+            "type": "agent",
+            "version": "1.0.0",
+            "capabilities": [{"name": "work"}],
+            "communication": {"mindbus_queue": "theirs"},
+        },
+    }
+    async with (
+        Registry.connect("memory://theirs") as registry,
+        await registry.register(passport),
+        Orchestrator.connect("memory://theirs", url) as orchestrator,
+    ):
+        with pytest.raises(RemoteError, match=re.escape(says)) as caught:
+            await orchestrator.call("work", {}, timeout=60)
+    assert (caught.value.code, caught.value.outcome) == (Code.DATA_LOSS, "unknown")
+    assert len(got) == 1

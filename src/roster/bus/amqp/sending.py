@@ -20,8 +20,8 @@ from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
 from roster.bus.amqp.standby import StandBys
 from roster.bus.guard import call_handler
-from roster.bus.message import Kind, Message, error_from
-from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError
+from roster.bus.message import ANSWERS, Kind, Message, error_from
+from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError, RemoteError
 
 log = logging.getLogger("roster.bus")
 
@@ -254,11 +254,7 @@ class Sender:
             self.malformed += 1
             log.warning("dropped a malformed answer: %s", error)
             if exchange is not None:
-                exchange.fail(
-                    DeliveryError(
-                        f"{exchange.queue!r} answered with what is no message: {error}", outcome="unknown"
-                    )
-                )
+                self._no_answer(exchange, f"what is no message: {error}")
             return
         if exchange is None:
             if listener is not None:
@@ -267,8 +263,15 @@ class Sender:
             exchange.progress(message)
         elif properties.type == names.LOST and message.kind is Kind.ERROR:
             exchange.lost(error_from(message))
-        elif message.kind in (Kind.RESULT, Kind.ERROR):
+        elif message.kind in ANSWERS:
             exchange.answered(message)
+        else:
+            self._no_answer(exchange, f"a message of type {message.kind}")
+
+    def _no_answer(self, exchange: AmqpExchange, what: str) -> None:
+        # It lives, and was given the work: that is no reason to give it the same work again.
+        text = f"{exchange.queue!r} answered with {what}"
+        exchange.fail(RemoteError(text, code=Code.DATA_LOSS, outcome="unknown", retryable=False))
 
     # --- publishing ---
 
