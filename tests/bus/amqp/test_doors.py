@@ -34,6 +34,7 @@ def guarded(certificates: Certificates) -> Iterator[RabbitMQ]:
         "reader": User(SECRET, configure="^$", write=".*", read=".*"),
         "sender": User(SECRET, configure="^$", write=".*", read="^amq"),
         "mute": User(SECRET, configure="^$", write="^amq.default$", read=".*"),
+        "deaf-mute": User(SECRET, configure="^$", write="^$", read="^amq"),
         "nobody": User(SECRET, configure="^$", write="^$", read="^$"),
     }
     with ExitStack() as stack:
@@ -185,3 +186,14 @@ async def test_a_user_who_may_not_publish_is_told_so_and_keeps_the_calls_that_ar
         assert (caught.value.code, caught.value.retryable) == (Code.PERMISSION_DENIED, False)
         echo(held[0])
         assert (await soon(out.answer)).data["result"] == {}
+
+
+async def test_a_caller_that_may_not_write_is_told_so_and_has_sent_nothing(guarded: RabbitMQ) -> None:
+    async with AmqpBus(guarded.url) as node, AmqpBus(plain(guarded, "deaf-mute")) as caller:
+        await soon(node.serve("unwritten", echo))
+        exchange = await soon(caller.send("unwritten", Message.command("work")))
+        with pytest.raises(BusUnavailableError, match="the broker forbids it") as caught:
+            await soon(exchange.answer)
+    assert "send to the queue 'unwritten'" in str(caught.value)
+    error = caught.value
+    assert (error.code, error.retryable, error.outcome) == (Code.PERMISSION_DENIED, False, "not_sent")

@@ -13,7 +13,7 @@ from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
-from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.publishing import declare_main, not_kept, published
 from roster.bus.amqp.returns import Returns
@@ -64,9 +64,18 @@ class Sender:
         channel = await connection.channel(timeout, confirms=True)
         # The answers to what is published on this channel come here, and nowhere else.
         await channel.consume(names.REPLY_TO, self._on_reply, timeout, no_ack=True)
-        channel.on_end = lambda why: connection.abort(f"its channel was closed: {why}")
+        channel.on_end = lambda why: self._ended(connection, why)
         self._channel = channel
         self.stand_bys.restore(connection)
+
+    def _ended(self, connection: Connection, why: LostError) -> None:
+        """The broker has ended the channel that commands go by."""
+        unconfirmed = [exchange for exchange in self._exchanges.values() if not exchange.confirmed]
+        if isinstance(why, RefusedError) and why.code == ACCESS_REFUSED and len(unconfirmed) == 1:
+            # It is the one that was refused; of several it would not be known which.
+            (refused,) = unconfirmed
+            refused.fail(unavailable(f"send to the queue {refused.queue!r}", self.settings.display, why))
+        connection.abort(f"its channel was closed: {why}")
 
     def _lost(self, why: LostError) -> None:
         self._channel = None
