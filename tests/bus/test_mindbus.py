@@ -248,6 +248,19 @@ async def test_a_reader_that_is_too_slow_loses_the_oldest_and_knows_how_many(
     assert [message.subject async for message in events] == [f"n.{n}" for n in range(15, 25)]
 
 
+async def test_what_waits_for_a_slow_reader_is_bounded_in_bytes_too(
+    mindbus: MindBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.bus.events.MAX_BYTES", 50_000)
+    async with mindbus.subscribe("evt.#") as events:
+        for n in range(25):
+            await mindbus.publish_event("n", str(n), {"text": "x" * 10_000})
+        await until(lambda: events.dropped == 21)
+        await mindbus.publish_event("n", "25", {"text": "x" * 60_000})  # over the limit alone, and the newest
+        await until(lambda: events.dropped == 25)
+    assert [message.subject async for message in events] == ["n.25"]
+
+
 async def test_params_that_json_cannot_say_are_refused(mindbus: MindBus, held: list[Delivery]) -> None:
     with pytest.raises(MessageError):
         await mindbus.send_command(queue="node", action="a", params={"x": object()})

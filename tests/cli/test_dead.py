@@ -171,17 +171,21 @@ class Rubbish:
     reason: str = "malformed, sent to 'q'"
     buried_at: str = "no time"
     body: bytes = b"\xff\x00\x1b[2Jhello\nworld"
-    message: None = None
+    message: Message | None = None
     queue: str = "q"
 
 
-def test_what_is_no_message_at_all_is_shown_and_can_be_dropped_but_not_sent(stage: Stage) -> None:
-    async def put() -> None:
+def put(stage: Stage, letter: Rubbish) -> None:
+    async def append() -> None:
         bus = open_bus(stage.url)
         assert isinstance(bus, MemoryBus)
-        bus.hub.dead.append(cast("DeadLetter", Rubbish()))
+        bus.hub.dead.append(cast("DeadLetter", letter))
 
-    stage.thread.run(put(), timeout=10)
+    stage.thread.run(append(), timeout=10)
+
+
+def test_what_is_no_message_at_all_is_shown_and_can_be_dropped_but_not_sent(stage: Stage) -> None:
+    put(stage, Rubbish())
     assert roster("dead", "list", "--no-headers").out.split()[:3] == ["bad", "<none>", "<unknown>"]
     item = roster("dead", "show", "bad", "-o", "json").json
     assert (item["message"], base64.b64decode(item["body_base64"])) == (None, Rubbish.body)
@@ -192,6 +196,18 @@ def test_what_is_no_message_at_all_is_shown_and_can_be_dropped_but_not_sent(stag
     assert (result.status, "is no command" in result.err) == (6, True)
     assert roster("dead", "drop", "bad", "--yes").out == "dead letter bad dropped\n"
     assert ids() == []
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b'{"action": "edit_text", "params": {}}'])
+def test_a_letter_that_came_in_binary_mode_is_shown_as_the_event_that_it_is(
+    stage: Stage, body: bytes
+) -> None:
+    message = Message.command("edit_text", {})
+    put(stage, Rubbish(id=message.id, body=body, message=message))
+    wanted = json.loads(message.to_bytes())
+    assert roster("dead", "list", "-o", "json").json["items"][0]["message"] == wanted
+    assert roster("dead", "show", message.id, "-o", "json").json["message"] == wanted
+    assert '"type": "ai.team.command"' in roster("dead", "show", message.id).out
 
 
 @pytest.mark.parametrize("bus", ["local", "amqp"])

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from tests.conftest import eventually
 
 from roster.errors import (
     AllNodesBusyError,
@@ -323,6 +324,28 @@ async def test_a_node_whose_queue_is_lost_is_passed_by() -> None:
                 await team.call("work", timeout=0.1)
             assert {attempt.outcome for attempt in caught.value.attempts} <= {"not_sent"}
         assert len(lost.calls) == 0
+
+
+async def test_a_node_that_comes_back_is_ready_before_it_says_that_it_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("roster.node.presence._LOOK", 0.02)
+    async with Team() as team:
+        member = await team.add("work", answer)
+        seen: list[tuple[str, bool]] = []
+
+        async def look() -> None:
+            async for event in team.registry.watch():
+                seen.append((event.record.state, event.record.cut_off))
+
+        looking = asyncio.create_task(look())
+        for _ in range(5):
+            async with member.unreachable():
+                await eventually(lambda: seen[-1:] == [("draining", True)])
+            await eventually(lambda: seen[-1:] == [("ready", False)])
+        looking.cancel()
+    # Calls wait for a node that drains because it is cut off, and for no other.
+    assert ("draining", False) not in seen
 
 
 # -- the store and the bus ------------------------------------------------------------------------------------------

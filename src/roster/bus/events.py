@@ -12,6 +12,7 @@ from roster.bus.base import Bus, Subscription
 from roster.bus.message import Message
 
 MAX_EVENTS = 10_000
+MAX_BYTES = 32 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -33,7 +34,8 @@ class Events(Generic[T]):
     """Published messages as they come: `async for message in mindbus.subscribe("evt.#")`.
 
     As `async with mindbus.subscribe(...) as events` it listens from then on and stops at the end of the
-    block. Whoever reads too slowly loses the oldest; `dropped` counts them.
+    block. Whoever reads too slowly loses the oldest, of more than 10 000 or 32 MiB; `dropped` counts
+    them.
 
     Args:
         bus: where to listen.
@@ -54,7 +56,8 @@ class Events(Generic[T]):
         self._shape = shape
         self._listening = listening
         self._subscription: Subscription | None = None
-        self._messages: deque[T] = deque()
+        self._messages: deque[tuple[int, T]] = deque()
+        self._bytes = 0
         self._news = asyncio.Event()
         self._dropped = 0
         self._closed = False
@@ -92,11 +95,19 @@ class Events(Generic[T]):
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._messages.popleft()
+        return self._next()
+
+    def _next(self) -> T:
+        size, oldest = self._messages.popleft()
+        self._bytes -= size
+        return oldest
 
     def _arrived(self, key: str, message: Message) -> None:
-        if len(self._messages) >= MAX_EVENTS:
-            self._messages.popleft()
+        while self._messages and (
+            len(self._messages) >= MAX_EVENTS or self._bytes + message.size > MAX_BYTES
+        ):
+            self._next()
             self._dropped += 1
-        self._messages.append(self._shape(key, message))
+        self._messages.append((message.size, self._shape(key, message)))
+        self._bytes += message.size
         self._news.set()

@@ -138,6 +138,7 @@ class Message:
         tracestate: W3C Trace Context.
         load: the load of the node that answers.
         extensions: CloudEvents attributes that Roster does not know, kept through a round trip.
+        size: how many bytes it was as it came; 0 for one made here.
     """
 
     kind: Kind
@@ -157,6 +158,7 @@ class Message:
     tracestate: str = ""
     load: Load | None = None
     extensions: dict[str, str] = field(default_factory=dict)
+    size: int = field(default=0, compare=False, repr=False)
 
     # --- making ---
 
@@ -353,7 +355,9 @@ class Message:
         event = strictjson.decode(raw)
         if not isinstance(event, dict):
             raise MessageError("the message is not a JSON object")
-        return _from_event(event)
+        message = _from_event(event)
+        message.size = len(raw)
+        return message
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Message:

@@ -23,7 +23,7 @@ from roster.cli.table import Column
 from roster.errors import LetterNotFoundError, RosterError
 
 if TYPE_CHECKING:
-    from roster.bus import Buried
+    from roster.bus import Buried, Message
     from roster.orchestrator import CallAnswer
 
 EXAMPLES = (
@@ -138,11 +138,18 @@ def _document(letter: Buried) -> dict[str, Any]:
         "reason": letter.reason,
         "buried_at": letter.buried_at,
         "queue": letter.queue,
-        "message": None if letter.message is None else json.loads(letter.body),
+        "message": None if letter.message is None else _event(letter.message),
     }
     if letter.message is None:
         found["body_base64"] = base64.b64encode(letter.body).decode()
     return found
+
+
+def _event(message: Message) -> Any:
+    """Return a message as the event that it is, in whichever mode it was sent."""
+    from roster.bus.base import MAX_BODY_BYTES
+
+    return json.loads(message.to_bytes(limit=MAX_BODY_BYTES))
 
 
 def _lines(letter: Buried) -> Iterator[str]:
@@ -161,7 +168,7 @@ def _lines(letter: Buried) -> Iterator[str]:
         yield f"{title}:".ljust(_INDENT) + (value or "<none>")
     if message is not None:
         yield "Message:"
-        yield from (f"  {line}" for line in to_json(json.loads(letter.body)).split("\n"))
+        yield from (f"  {line}" for line in to_json(_event(message)).split("\n"))
     else:
         yield f"Body ({len(letter.body)} bytes, no message):"
         text = letter.body.decode(errors="backslashreplace")

@@ -83,7 +83,7 @@ class Presence:
     def state(self) -> str:
         """What the registry is told: `starting`, `ready`, `busy` or `draining`."""
         engine = self._engine
-        if engine is None or "starting" in engine.reasons:
+        if engine is None or not self.started:
             return "starting"
         if engine.reasons:
             return "draining"
@@ -117,10 +117,11 @@ class Presence:
         engine.uid = registration.uid
         self.passport = registration.passport
         await self._bus.__aenter__()
-        await self._serve(engine)
         for capability, finding in findings:
             self.found(capability, finding)
+        # What has waited in the queue comes at once: it must not be refused.
         engine.open_for("starting")
+        await self._serve(engine)
         # From here on it may have work in hand, which whoever ends the node lets it finish.
         self.started = True
         self._shown = "ready"
@@ -332,6 +333,11 @@ class Presence:
         elif engine.healthy and "deaf" in engine.reasons:
             engine.open_for("deaf")
             logger.info("%s: its queue is restored", engine.key, extra={"node": engine.key})
+            # Not before it is ready again: calls wait for nodes that drain because they are cut off, for no others.
+            self.when_shown(self._reachable)
+
+    def _reachable(self) -> None:
+        if self._engine is not None and "deaf" not in self._engine.reasons:
             self.set_condition(REACHABLE, "True")
 
     # -- leaving --------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from servers.ports import LOOPBACK
 from tests.bus.amqp.conftest import TIMEOUT, Open
 from tests.bus.helpers import soon, until
 
+from roster.bus.amqp import salvage
 from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.connecting import connect
 from roster.bus.amqp.envelope import Properties
@@ -93,6 +94,42 @@ async def test_an_envelope_that_cannot_be_read_ends_nothing(foreign: Open, prope
     assert [each.body for each in got] == [b"first", b"second"]
     assert (got[0].properties, got[1].properties.reply_to) == (Properties(), "имя")
     assert channel.connection.fault is None
+
+
+def text(word: bytes) -> bytes:
+    return bytes([len(word)]) + word
+
+
+@pytest.mark.parametrize(
+    ("flags", "properties", "kept"),
+    [
+        (0x0740, [text(b"c"), text(b"r"), text(b"900"), b"\x7f" * 8], ("c", "r", "900", None)),
+        (0x2700, [nested(5000), text(b"c"), text(b"r"), text(b"900")], ("c", "r", "900", None)),
+        (
+            0x2740,
+            [table(b"\x01aS" + table(b"b")), text(b"c"), text(b"r"), text(b"900"), b"\x7f" * 8],
+            ("c", "r", "900", {"a": "b"}),
+        ),
+        (0x0700, [text(b"\xff\xfe"), text(b"r"), text(b"900")], ("", "r", "900", None)),
+    ],
+    ids=["a time", "headers", "a time beside headers", "no text"],
+)
+async def test_what_can_be_read_of_an_envelope_is_kept(
+    foreign: Open, flags: int, properties: list[bytes], kept: tuple[str, str, str, object]
+) -> None:
+    channel, other = await foreign(), await foreign()
+    queue, got = await consuming(channel)
+    raw = struct.pack(">H", flags) + b"".join(properties)
+    publish_raw(await other.connection.channel(TIMEOUT), queue, raw, b"body")
+    await until(lambda: len(got) == 1)
+    about = got[0].properties
+    assert (about.correlation_id, about.reply_to, about.expiration, about.headers) == kept
+    assert got[0].body == b"body"
+
+
+@pytest.mark.parametrize("properties", [b"", b"\x09900", text(b"c") + text(b"r") + b"\x09900"])
+def test_nothing_is_kept_of_an_envelope_that_is_shorter_than_it_says(properties: bytes) -> None:
+    assert salvage.kept(0x0700, properties, lambda flags, raw: True) == (0, b"")
 
 
 async def test_a_body_that_is_too_large_is_not_kept(foreign: Open) -> None:

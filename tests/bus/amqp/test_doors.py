@@ -9,11 +9,11 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.bus.helpers import ask, echo, soon
+from tests.bus.helpers import ask, echo, soon, until
 from tests.engines import not_here
 
 from roster._clock import boottime
-from roster.bus import Message
+from roster.bus import Delivery, Message
 from roster.bus.amqp import AmqpBus
 from roster.errors import BusUnavailableError, Code, ConfigError
 from servers import Certificates, RabbitMQ, ServerMissingError, User
@@ -33,6 +33,8 @@ def guarded(certificates: Certificates) -> Iterator[RabbitMQ]:
     users = {
         "reader": User(SECRET, configure="^$", write=".*", read=".*"),
         "sender": User(SECRET, configure="^$", write=".*", read="^amq"),
+        "mute": User(SECRET, configure="^$", write="^amq.default$", read=".*"),
+        "deaf-mute": User(SECRET, configure="^$", write="^$", read="^amq"),
         "nobody": User(SECRET, configure="^$", write="^$", read="^$"),
     }
     with ExitStack() as stack:
@@ -169,3 +171,29 @@ async def test_a_caller_that_may_not_read_a_nodes_queue_can_still_send_to_it(
         await soon(node.serve("unread", echo))
         assert await ask(caller, "unread", n=1) == {"n": 1}
     assert "may not read the queue 'unread'" in caplog.text
+
+
+async def test_a_user_who_may_not_publish_is_told_so_and_keeps_the_calls_that_are_out(
+    guarded: RabbitMQ,
+) -> None:
+    held: list[Delivery] = []
+    async with AmqpBus(guarded.url) as node, AmqpBus(plain(guarded, "mute")) as caller:
+        await soon(node.serve("mute", held.append, bindings=["cmd.mute"]))
+        out = await caller.send("mute", Message.command("work"))
+        await until(lambda: len(held) == 1)
+        with pytest.raises(BusUnavailableError, match="the broker forbids it") as caught:
+            await caller.publish("evt.a.b", Message.event("a.b"))
+        assert (caught.value.code, caught.value.retryable) == (Code.PERMISSION_DENIED, False)
+        echo(held[0])
+        assert (await soon(out.answer)).data["result"] == {}
+
+
+async def test_a_caller_that_may_not_write_is_told_so_and_has_sent_nothing(guarded: RabbitMQ) -> None:
+    async with AmqpBus(guarded.url) as node, AmqpBus(plain(guarded, "deaf-mute")) as caller:
+        await soon(node.serve("unwritten", echo))
+        exchange = await soon(caller.send("unwritten", Message.command("work")))
+        with pytest.raises(BusUnavailableError, match="the broker forbids it") as caught:
+            await soon(exchange.answer)
+    assert "send to the queue 'unwritten'" in str(caught.value)
+    error = caught.value
+    assert (error.code, error.retryable, error.outcome) == (Code.PERMISSION_DENIED, False, "not_sent")

@@ -142,6 +142,32 @@ async def test_dead_letters_are_dropped_one_by_one_and_the_others_keep_their_pla
     assert await caller.corpses() == []
 
 
+async def test_two_who_look_at_dead_letters_at_once_see_all_of_them(
+    connect: Callable[..., AmqpBus], caller: AmqpBus
+) -> None:
+    messages = [Message.command("work", {"n": n}) for n in range(20)]
+    for message in messages:
+        await caller.bury(message, "why")
+    looks = await soon(asyncio.gather(*(connect().dead_letters() for _ in range(5))))
+    for letters in looks:
+        assert [letter.message for letter in letters] == messages
+
+
+async def test_more_dead_letters_than_are_looked_at_are_told_of(
+    caller: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("roster.bus.amqp.dead.MAX_DEAD_LETTERS", 5)
+    channel = await foreign()
+    await channel.declare_queue(names.DEAD, TIMEOUT, durable=True)  # by another program: without a limit
+    messages = [Message.command("work", {"n": n}) for n in range(8)]
+    for message in messages:
+        await caller.bury(message, "why")
+    assert [letter.message for letter in await caller.dead_letters()] == messages[:5]
+    assert "the oldest 5 dead letters are looked at; 3 more are in the queue" in caplog.text
+    assert len(await caller.drop_dead(lambda corpse: True)) == 5
+    assert [letter.message for letter in await caller.dead_letters()] == messages[5:]
+
+
 async def test_looking_for_dead_letters_makes_nothing(caller: AmqpBus, foreign: Open) -> None:
     assert await caller.dead_letters() == []
     channel = await foreign()

@@ -44,6 +44,15 @@ async def test_our_queues_are_bounded_and_refuse_rather_than_drop(node: AmqpBus,
     assert caught.value.code == PRECONDITION_FAILED
 
 
+async def test_the_control_messages_of_a_frozen_node_are_bounded_too(node: AmqpBus) -> None:
+    await node.serve("q", lambda delivery: None)
+    connection = node.serving.current
+    assert connection is not None
+    channel = await connection.channel(TIMEOUT)  # the queue is this connection's alone
+    with pytest.raises(RefusedError, match=r"inequivalent arg 'x-(max-length|overflow)"):
+        await channel.declare_queue(names.control_queue("q"), TIMEOUT, exclusive=True)
+
+
 async def test_a_broker_short_of_memory_holds_no_call_past_its_deadline_and_loses_none(
     victim: RabbitMQ, connect: Callable[..., AmqpBus]
 ) -> None:

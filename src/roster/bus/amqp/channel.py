@@ -150,11 +150,13 @@ class Channel:
         *,
         no_ack: bool = False,
         priority: int = 0,
+        exclusive: bool = False,
         on_cancel: Callable[[], None] = lambda: None,
     ) -> str:
         """Begin to consume; return the consumer's tag.
 
         Args:
+            exclusive: nobody else may consume the queue as long as this consumer lasts.
             on_cancel: called when the broker ends it, since the queue is gone.
         """
         self._tags += 1
@@ -168,6 +170,7 @@ class Channel:
             queue=queue,
             consumer_tag=tag,
             no_ack=no_ack,
+            exclusive=exclusive,
             arguments={"x-priority": priority} if priority else {},
         )
         self._cancelled[tag] = on_cancel

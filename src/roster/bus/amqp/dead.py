@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from roster._clock import utc_now
+from roster._clock import boottime, utc_now
 from roster.bus.amqp import binary, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.envelope import Properties
-from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.publishing import make_sure, not_kept, published
 from roster.bus.amqp.settings import Settings
 from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
 from roster.bus.message import Message
 from roster.errors import MessageError
 
+log = logging.getLogger("roster.bus")
+
 _MAX_REASON = 1000
+# What the broker says when somebody else consumes the queue; seconds after which that is tried again.
+_IN_USE = "exclusive use"
+_LOOK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,25 +134,50 @@ async def _exhumed(
     connection: Connection, settings: Settings
 ) -> AsyncIterator[tuple[Channel, list[Delivered]]]:
     """Take all that is there into hand. What is not acknowledged is in its place again afterwards."""
+    until = boottime() + settings.timeout
     try:
-        channel = await connection.channel(settings.timeout)
-        try:
-            await channel.declare_queue(names.DEAD, settings.timeout, passive=True)
-        except RefusedError as error:
-            if error.code != NOT_FOUND:
-                raise
-            yield channel, []  # nobody has buried anything yet
-            return
-        found: list[Delivered] = []
-        while len(found) < MAX_DEAD_LETTERS:
-            delivered = await channel.get(names.DEAD, settings.timeout)
-            if delivered is None:
+        while True:
+            channel = await connection.channel(settings.timeout)
+            try:
+                found = await _taken(channel, settings)
                 break
-            found.append(delivered)
+            except RefusedError as error:
+                # What is in the hands of one who reads is out of another's sight.
+                if error.code != ACCESS_REFUSED or _IN_USE not in str(error) or boottime() > until:
+                    raise
+            await asyncio.sleep(_LOOK)
         yield channel, found
         await channel.close(settings.timeout)
     except LostError as error:
         raise unavailable("read the dead letters", settings.display, error) from error
+
+
+async def _taken(channel: Channel, settings: Settings) -> list[Delivered]:
+    found: list[Delivered] = []
+    try:
+        await channel.declare_queue(names.DEAD, settings.timeout, passive=True)
+    except RefusedError as error:
+        if error.code == NOT_FOUND:
+            return found  # nobody has buried anything yet
+        raise
+    await channel.prefetch(MAX_DEAD_LETTERS, settings.timeout)
+    await channel.consume(names.DEAD, found.append, settings.timeout, exclusive=True)
+    before = -1
+    while True:
+        # What the broker has given out before it answers is here by the answer after that.
+        _, left, _ = await channel.declare_queue(names.DEAD, settings.timeout, passive=True)
+        if len(found) == before and (not left or len(found) >= MAX_DEAD_LETTERS):
+            break
+        before = len(found)
+    if left:
+        log.warning(
+            "the oldest %d dead letters are looked at; %d more are in the queue %r on %s",
+            len(found),
+            left,
+            names.DEAD,
+            settings.display,
+        )
+    return found
 
 
 def _corpse(delivered: Delivered) -> Corpse:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from roster._clock import boottime
@@ -10,14 +13,18 @@ from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.returns import lost
 from roster.bus.guard import call_handler
-from roster.bus.message import ANSWERS, PROGRESS, Message, check_kind
-from roster.errors import Outcome
+from roster.bus.message import ANSWERS, PROGRESS, Kind, Message, check_kind
+from roster.errors import Code, Outcome
 
 if TYPE_CHECKING:
     from roster.bus.amqp.serving import AmqpConsumer
 
 # Beyond so many bytes that nobody reads, progress is not sent: answers are, they are bounded by the work in hand.
 _MAX_UNSENT = 8 * 1024 * 1024
+# Seconds that a refused command which nobody waits for is kept from its queue: given back at once it would come at once.
+_KEEP = 1.0
+_LATER = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+_CUT_SHORT = (Code.UNAVAILABLE, Code.CANCELLED)
 
 Key = tuple[str, str]
 """Whose command it is, and which of his: known again when the broker hands it out once more."""
@@ -26,15 +33,23 @@ Key = tuple[str, str]
 def key_of(delivered: Delivered) -> Key:
     """Return how a delivery is known."""
     properties = delivered.properties
-    # Other programs may leave all three out: such a message is known as long as we hold it.
-    own = properties.correlation_id or properties.message_id or f"#{id(delivered.channel):x}.{delivered.tag}"
+    own = properties.correlation_id or properties.message_id
+    if properties.app_id != names.APP:
+        # Other programs may leave both out, or use them again: such a message is known by what it says as well.
+        own = f"{own}={blake2b(delivered.body or b'', digest_size=16).hexdigest()}"
     return properties.reply_to, own
+
+
+def owned(delivered: Delivered) -> bool:
+    """Tell whether one of our callers waits for a command, and decides who gets it when its node is gone."""
+    return bool(delivered.properties.reply_to) and delivered.properties.app_id == names.APP
 
 
 class AmqpDelivery:
     """A message in hand. `tag` is 0 while the broker has taken it back, or expects no acknowledgement."""
 
     __slots__ = (
+        "_burial",
         "_channel",
         "_consumer",
         "_delivered",
@@ -59,6 +74,7 @@ class AmqpDelivery:
         self.key = key_of(delivered)
         self.started = False
         self.over = False
+        self._burial = ""
         self.since = boottime()
         self._consumer = consumer
         self._delivered = delivered
@@ -70,23 +86,60 @@ class AmqpDelivery:
     def start(self) -> None:
         if not self.started and not self.over:
             self.started = True
-            if self.key[0] and self._delivered.properties.app_id == names.APP:
+            if owned(self._delivered):
                 self._consumer.announce(self)  # another program knows its answer alone
+            elif self._delivered.redelivered:
+                self._consumer.strikes.note(self.key)
 
     def progress(self, message: Message) -> None:
         check_kind(message, PROGRESS)
         raw = message.to_bytes(limit=self._consumer.max_message_bytes)
-        if not self.over and self._consumer.unsent < _MAX_UNSENT:
+        # While it is cut off the consumer keeps answers: progress is of the moment, and would push them out.
+        if not self.over and self._consumer.connected and self._consumer.unsent < _MAX_UNSENT:
             self._say(message, raw)
 
     def reply(self, message: Message) -> None:
         check_kind(message, ANSWERS)
         raw = message.to_bytes(limit=self._consumer.max_message_bytes)
-        if not self.over:
+        if self.over:
+            return
+        if not self.key[0] and message.kind is Kind.ERROR:
+            self._unheard(message)
+        else:
             self._say(message, raw)
             self.done()
 
+    def _unheard(self, error: Message) -> None:
+        """Nobody waits who could send the command elsewhere, or would hear what became of it."""
+        code, refused = error.data["code"], error.data.get("outcome") == "refused"
+        if refused and code in _LATER and error.data.get("retryable"):
+            self._wait_for_node()
+        elif (refused and code != Code.DEADLINE_EXCEEDED) or code in _CUT_SHORT:
+            self.bury(f"{'refused' if refused else 'cut short'}: {error.data['message']}")
+        else:
+            self.done()
+
+    def _wait_for_node(self) -> None:
+        """Leave it to the broker, for this node or the next of its queue to take it later."""
+        self.over = True
+        self._consumer.forget(self)
+        if self.held:
+            pause = _KEEP * random.uniform(0.5, 1)  # noqa: S311 - to spread, not to guess
+            asyncio.get_running_loop().call_later(pause, self._channel.nack, self._tag)
+
     # --- for its consumer ---
+
+    def bury(self, reason: str) -> None:
+        """Make a dead letter of it."""
+        if self.over:
+            return
+        self.over = True
+        self._consumer.strikes.over(self.key)
+        if self.held:
+            self._consumer.bury(self._delivered, self._tag, reason)
+            self._consumer.forget(self)
+        else:
+            self._burial = reason  # when it comes back
 
     @property
     def held(self) -> bool:
@@ -98,6 +151,7 @@ class AmqpDelivery:
         if self.over:
             return
         self.over = True
+        self._consumer.strikes.over(self.key)
         if self.held:
             self._channel.ack(self._tag)
             self._consumer.forget(self)
@@ -111,7 +165,10 @@ class AmqpDelivery:
         self._channel, self._tag = delivered.channel, delivered.tag
         self.since = boottime()
         if self.over:
-            self._channel.ack(self._tag)
+            if self._burial:
+                self._consumer.bury(self._delivered, self._tag, self._burial)
+            else:
+                self._channel.ack(self._tag)
             self._consumer.forget(self)
 
     def renew(self) -> None:
@@ -142,6 +199,9 @@ class AmqpDelivery:
         if self.over:
             return
         reply_to, _ = self.key
+        if not reply_to and not self.started:
+            self._wait_for_node()
+            return
         if reply_to:
             outcome: Outcome = "unknown" if self.started else "refused"
             notice, body = lost(self._delivered.properties, self._delivered.body, outcome, why)

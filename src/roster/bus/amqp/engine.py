@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 
+from roster._clock import boottime
 from roster.bus.amqp import dead, names
 from roster.bus.amqp.channel import Delivered
 from roster.bus.amqp.connection import Connection, let_go_of_all
@@ -30,6 +31,8 @@ log = logging.getLogger("roster.bus")
 
 DEFAULT_RENEW = 300.0
 _CLOSE_SECONDS = 2.0
+# What is no message is held while it is tried to keep it so often, with so many seconds between, and so many for each try.
+_BURY_TRIES, _BURY_PAUSE, _BURY_WAIT = 3, 1.0, 30.0
 
 _buses: weakref.WeakSet[AmqpBus] = weakref.WeakSet()
 
@@ -80,6 +83,7 @@ class AmqpBus:
         self.returns: Returns
         self._renew = _renewal() if renew is None else renew
         self._malformed = 0
+        self._no_burials_until = 0.0
         self._sender: Sender
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = ""
@@ -246,15 +250,28 @@ class AmqpBus:
         self._spawn(self._bury_raw(delivered, reason))
 
     async def _bury_raw(self, delivered: Delivered, reason: str) -> None:
-        try:
-            await self._bury(delivered.properties, delivered.body or b"", reason, delivered.routing_key)
-        except BusUnavailableError as error:
-            # It stays in our hands at the broker, which gives it out again with the next connection.
-            log.warning("a malformed message could not be buried: %s", error)
-        else:
-            delivered.channel.ack(delivered.tag)
+        properties, raw, queue = delivered.properties, delivered.body or b"", delivered.routing_key
+        tries = _BURY_TRIES if boottime() >= self._no_burials_until else 1
+        for left in reversed(range(tries)):
+            try:
+                await self._bury(properties, raw, reason, queue, wait=_BURY_WAIT)
+                break
+            except BusUnavailableError as error:
+                if delivered.channel.fault is not None:
+                    return  # the broker gives it out again with the next channel
+                if left:
+                    await asyncio.sleep(_BURY_PAUSE)
+                    continue
+                # Kept for ever, such messages would leave this consumer no room for commands.
+                log.error("a message is lost that cannot be made a dead letter (%s): %s", reason, error)
+                self._no_burials_until = boottime() + _BURY_WAIT
+        delivered.channel.ack(delivered.tag)
 
-    async def _bury(self, properties: Properties, raw: bytes, reason: str, queue: str) -> None:
+    async def _bury(
+        self, properties: Properties, raw: bytes, reason: str, queue: str, *, wait: float | None = None
+    ) -> None:
+        wait = self.settings.timeout if wait is None else wait
+        await self._sender.ready(wait)  # a broker that is short of memory takes nothing
         connection = await self._sender.line.up(self.settings.timeout)
         await dead.bury(connection, self.settings, properties, raw, reason, queue=queue)
 

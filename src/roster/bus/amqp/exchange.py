@@ -58,7 +58,7 @@ class AmqpExchange:
 
     def settle(self, receipt: Receipt) -> None:
         """The broker has said what became of the command."""
-        self.confirmed = True
+        self.confirmed = receipt != "lost"
         if receipt == "returned":
             self._sender.stand_bys.forget(self.queue)
             self.fail(

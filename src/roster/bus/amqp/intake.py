@@ -17,6 +17,7 @@ from pamqp import frame as frames
 from pamqp.exceptions import PAMQPException
 
 from roster.bus.amqp.faults import LostError
+from roster.bus.amqp.salvage import kept
 
 # A body beyond this is passed over.
 MAX_BODY = 16 * 1024 * 1024
@@ -29,6 +30,7 @@ _OVERHEAD = 8
 _FRAME = Struct(">BHI")
 _CONTENT = Struct(">HHQH")
 _BASIC = 60
+_END = b"\xce"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
 # Properties that are text of ASCII, or one byte, are read by everybody; tables, times and other bytes need a look.
 _PLAIN = 0xDFB8
@@ -108,12 +110,20 @@ class Intake(asyncio.StreamReader):
         properties = frame[_FRAME.size + _CONTENT.size : -1]
         self._passed_over[number] = size if size > MAX_BODY else 0
         if (flags & ~_PLAIN or not properties.isascii()) and not _readable(frame):
-            flags, properties = 0, b""
+            flags, properties = kept(flags, properties, _can_be_read)
         elif size <= MAX_BODY:
             return frame
         mark = TOO_LARGE if size > MAX_BODY else 0
-        content = _CONTENT.pack(_BASIC, mark, 0 if mark else size, flags) + properties
-        return _FRAME.pack(_HEADER, number, len(content)) + content + frame[-1:]
+        return _header_frame(number, mark, 0 if mark else size, flags, properties)
+
+
+def _header_frame(number: int, mark: int, size: int, flags: int, properties: bytes) -> bytes:
+    content = _CONTENT.pack(_BASIC, mark, size, flags) + properties
+    return _FRAME.pack(_HEADER, number, len(content)) + content + _END
+
+
+def _can_be_read(flags: int, properties: bytes) -> bool:
+    return _readable(_header_frame(1, 0, 0, flags, properties))
 
 
 def _readable(frame: bytes) -> bool:

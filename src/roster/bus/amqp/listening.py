@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from roster.bus.amqp import names
+from roster.bus.amqp.bindings import Bindings
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import LostError, unavailable
@@ -48,6 +49,7 @@ class AmqpSubscription:
         self._unacked = 0
         self._last: Delivered | None = None
         self._closed = False
+        self._bound = Bindings(bus.settings, self._present, self._wanted)
         self._restoring: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -56,6 +58,7 @@ class AmqpSubscription:
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
+        await self._bound.close()
         channel, self._channel = self._channel, None
         if channel is not None and channel.fault is None:
             timeout = self._bus.settings.timeout
@@ -75,21 +78,27 @@ class AmqpSubscription:
             await self._set_up(connection)
         except LostError as error:
             raise unavailable("subscribe", self._bus.settings.display, error) from error
+        self._bound.watch()
 
     async def _set_up(self, connection: Connection) -> None:
         timeout = self._bus.settings.timeout
         await declare_main(connection, self._bus.settings)
         channel = await connection.channel(timeout)
         self._queue, *_ = await channel.declare_queue(
-            "", timeout, exclusive=True, arguments=names.SUBSCRIPTION_ARGUMENTS
+            "", timeout, exclusive=True, arguments=names.PASSING_ARGUMENTS
         )
-        for pattern in self._patterns:
-            await channel.bind(self._queue, names.MAIN, pattern, timeout)
+        await self._bound.make(connection, channel)
         await channel.prefetch(_PREFETCH, timeout)
         self._unacked = 0
         await channel.consume(self._queue, self._on_message, timeout, on_cancel=lambda: self._gone(channel))
         self._channel = channel
         channel.on_end = lambda _: self._gone(channel)
+
+    def _present(self) -> Connection | None:
+        return self._bus.serving.current if self._channel is not None else None
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        return [(self._queue, pattern) for pattern in self._patterns]
 
     def _gone(self, channel: Channel) -> None:
         if self._channel is channel:

@@ -35,9 +35,15 @@ QUEUE_ARGUMENTS: Table = {
 DEAD_ARGUMENTS: Table = {
     "x-queue-type": "classic",
     "x-max-length": MAX_DEAD_LETTERS,
+    "x-max-length-bytes": 256 * 1024 * 1024,
     "x-overflow": "drop-head",
 }
-SUBSCRIPTION_ARGUMENTS: Table = {"x-max-length": 10_000, "x-overflow": "drop-head"}
+# Of a subscription, and of a consumer's control messages: bounded for one that is frozen.
+PASSING_ARGUMENTS: Table = {
+    "x-max-length": 10_000,
+    "x-max-length-bytes": 64 * 1024 * 1024,
+    "x-overflow": "drop-head",
+}
 
 
 def command_queue(queue: str) -> str:
@@ -90,6 +96,7 @@ def read(body: bytes, properties: Properties, limit: int) -> Message:
     """
     in_binary = binary.is_binary(properties)
     message = binary.read(body, properties, limit) if in_binary else Message.from_bytes(body, limit=limit)
+    message.size = len(body)
     if properties.priority is not None:
         message.priority = min(properties.priority, 9)
     text = properties.expiration

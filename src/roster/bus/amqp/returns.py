@@ -8,6 +8,7 @@ read or not.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 
 from roster.bus.amqp import names
@@ -18,6 +19,11 @@ from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError
 from roster.bus.amqp.settings import Settings
 from roster.bus.message import Kind, Message
 from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError, Outcome
+
+log = logging.getLogger("roster.bus")
+
+# Seconds that a command is held of which nobody took note.
+_AGAIN = 1.0
 
 OnOrphan = Callable[[Delivered, Outcome], Coroutine[None, None, None]]
 
@@ -75,7 +81,9 @@ class Returns:
     async def _orphaned(self, delivered: Delivered, outcome: Outcome) -> None:
         try:
             await self._on_orphan(delivered, outcome)
-        except BusUnavailableError:
+        except BusUnavailableError as error:
+            log.warning("a command whose caller is gone stays in its queue: %s", error)
+            await asyncio.sleep(_AGAIN)  # back at once it would be here at once
             delivered.channel.nack(delivered.tag)  # somebody else may
         else:
             delivered.channel.ack(delivered.tag)

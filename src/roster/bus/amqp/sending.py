@@ -13,15 +13,15 @@ from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
-from roster.bus.amqp.faults import NOT_FOUND, LostError, RefusedError
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.publishing import declare_main, not_kept, published
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
 from roster.bus.amqp.standby import StandBys
 from roster.bus.guard import call_handler
-from roster.bus.message import Kind, Message, error_from
-from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError
+from roster.bus.message import ANSWERS, Kind, Message, error_from
+from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError, RemoteError
 
 log = logging.getLogger("roster.bus")
 
@@ -54,7 +54,8 @@ class Sender:
         self._sweeper: asyncio.TimerHandle | None = None
         self._looking: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._main_is_there = False
+        self._publisher: Channel | None = None
+        self._opening = asyncio.Lock()
 
     # --- the connection ---
 
@@ -63,10 +64,18 @@ class Sender:
         channel = await connection.channel(timeout, confirms=True)
         # The answers to what is published on this channel come here, and nowhere else.
         await channel.consume(names.REPLY_TO, self._on_reply, timeout, no_ack=True)
-        channel.on_end = lambda why: connection.abort(f"its channel was closed: {why}")
-        self._main_is_there = False
+        channel.on_end = lambda why: self._ended(connection, why)
         self._channel = channel
         self.stand_bys.restore(connection)
+
+    def _ended(self, connection: Connection, why: LostError) -> None:
+        """The broker has ended the channel that commands go by."""
+        unconfirmed = [exchange for exchange in self._exchanges.values() if not exchange.confirmed]
+        if isinstance(why, RefusedError) and why.code == ACCESS_REFUSED and len(unconfirmed) == 1:
+            # It is the one that was refused; of several it would not be known which.
+            (refused,) = unconfirmed
+            refused.fail(unavailable(f"send to the queue {refused.queue!r}", self.settings.display, why))
+        connection.abort(f"its channel was closed: {why}")
 
     def _lost(self, why: LostError) -> None:
         self._channel = None
@@ -254,11 +263,7 @@ class Sender:
             self.malformed += 1
             log.warning("dropped a malformed answer: %s", error)
             if exchange is not None:
-                exchange.fail(
-                    DeliveryError(
-                        f"{exchange.queue!r} answered with what is no message: {error}", outcome="unknown"
-                    )
-                )
+                self._no_answer(exchange, f"what is no message: {error}")
             return
         if exchange is None:
             if listener is not None:
@@ -267,8 +272,15 @@ class Sender:
             exchange.progress(message)
         elif properties.type == names.LOST and message.kind is Kind.ERROR:
             exchange.lost(error_from(message))
-        elif message.kind in (Kind.RESULT, Kind.ERROR):
+        elif message.kind in ANSWERS:
             exchange.answered(message)
+        else:
+            self._no_answer(exchange, f"a message of type {message.kind}")
+
+    def _no_answer(self, exchange: AmqpExchange, what: str) -> None:
+        # It lives, and was given the work: that is no reason to give it the same work again.
+        text = f"{exchange.queue!r} answered with {what}"
+        exchange.fail(RemoteError(text, code=Code.DATA_LOSS, outcome="unknown", retryable=False))
 
     # --- publishing ---
 
@@ -276,12 +288,6 @@ class Sender:
         self, key: str, message: Message, raw: bytes, on_reply: Callable[[Message], None] | None
     ) -> int:
         """Publish a message; return 1 if it reached a queue, else 0."""
-        timeout = self.settings.timeout
-        channel = await self.ready(timeout)
-        if not self._main_is_there:
-            await declare_main(await self.line.up(timeout), self.settings)
-            self._main_is_there = True
-            channel = await self.ready(timeout)
         count = self._counts.pop(key, 0) + 1
         self._counts[key] = count
         if len(self._counts) > _MAX_KEYS:
@@ -295,12 +301,43 @@ class Sender:
             self._listeners[message.id] = on_reply
             if len(self._listeners) > _MAX_LISTENERS:
                 self._listeners.popitem(last=False)
-        receipt = await published(channel, names.MAIN, key, envelope, raw, timeout)
-        if receipt == "taken":
-            return 1
-        if receipt == "returned":
-            return 0
+        for again in (True, False):
+            channel = await self._publishing()
+            receipt = await published(channel, names.MAIN, key, envelope, raw, self.settings.timeout)
+            if receipt == "taken":
+                return 1
+            if receipt == "returned":
+                return 0
+            if receipt == "full":
+                raise BusUnavailableError(
+                    f"a queue on {self.settings.display} that gets {key!r} is full; others may have it",
+                    code=Code.RESOURCE_EXHAUSTED,
+                    outcome="unknown",
+                )
+            why = channel.fault
+            if not isinstance(why, RefusedError) or channel.connection.fault is not None:
+                break
+            if why.code != NOT_FOUND or not again:
+                raise unavailable("publish", self.settings.display, why)
+            # Somebody has deleted the exchange: it is made again.
         raise not_kept(receipt, "publish", self.settings)
+
+    async def _publishing(self) -> Channel:
+        """Return the channel to publish on: another than that for commands, which would end with one that is refused."""
+        timeout = self.settings.timeout
+        await self.ready(timeout)
+        async with self._opening:
+            connection = await self.line.up(timeout)
+            channel = self._publisher
+            if channel is None or channel.fault is not None or channel.connection is not connection:
+                await declare_main(connection, self.settings)
+                try:
+                    channel = await connection.channel(timeout, confirms=True)
+                    await channel.consume(names.REPLY_TO, self._on_reply, timeout, no_ack=True)
+                except LostError as error:
+                    raise unavailable("publish", self.settings.display, error) from error
+                self._publisher = channel
+        return channel
 
     @property
     def _prefix(self) -> str:

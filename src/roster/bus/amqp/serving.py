@@ -7,22 +7,24 @@ import logging
 import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.barriers import Barriers
+from roster.bus.amqp.bindings import Bindings
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
+from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of, owned
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
-from roster.bus.amqp.publishing import declare_main
 from roster.bus.amqp.returns import lost
+from roster.bus.amqp.strikes import MAX_STRIKES, Strikes
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message
-from roster.errors import BusUnavailableError, CallTimeoutError, MessageError
+from roster.errors import BusUnavailableError, CallTimeoutError, Code, MessageError
 
 if TYPE_CHECKING:
     from roster.bus.amqp.engine import AmqpBus
@@ -36,6 +38,8 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
 _ASTRAY = 5.0
 _MAX_REMEMBERED = 10_000
 _MAX_PREFETCH = 65_535
+# What the broker says of a queue that was declared as one.
+_STREAM = "but current is 'stream'"
 
 _senders = count(1)
 
@@ -71,13 +75,16 @@ class AmqpConsumer:
         self._channel: Channel | None = None
         self._tag = ""
         self._consuming = False
-        self._in_hand: dict[Key, AmqpDelivery] = {}
+        self._in_hand: dict[int, AmqpDelivery] = {}
+        self._by_key: dict[Key, list[AmqpDelivery]] = {}  # other programs may give two commands one name
         self._revoked: OrderedDict[Key, None] = OrderedDict()
         self._unstarted: OrderedDict[Key, None] = OrderedDict()
         self._senders: OrderedDict[str, int] = OrderedDict()
         self._to_announce: list[AmqpDelivery] = []
         self._to_say: deque[tuple[str, Properties, bytes]] = deque(maxlen=1000)
         self._barriers = Barriers(self._send_barrier)
+        self.strikes = Strikes(queue)
+        self._bound = Bindings(bus.settings, self._present, self._wanted)
         self._restoring: asyncio.Task[None] | None = None
         self._renewer: asyncio.TimerHandle | None = None
 
@@ -122,6 +129,7 @@ class AmqpConsumer:
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
+        await self._bound.close()
         channel, timeout = self._channel, self._settings.timeout
         if channel is None or channel.fault is not None:
             return
@@ -166,19 +174,16 @@ class AmqpConsumer:
                 raise unavailable(f"serve the queue {self.queue!r}", self._settings.display, error) from error
             await asyncio.sleep(_FIRST_PAUSE)
         self._barriers.watch()
+        self._bound.watch()
         self._plan_renewal()
 
     async def _set_up(self, connection: Connection) -> None:
         timeout, control = self._settings.timeout, names.control_queue(self.queue)
         channel = await connection.channel(timeout)
         try:
-            await channel.declare_queue(control, timeout, exclusive=True)
+            await channel.declare_queue(control, timeout, exclusive=True, arguments=names.PASSING_ARGUMENTS)
             await self._declare(connection)
-            if self._bindings:
-                await declare_main(connection, self._settings)
-            for pattern in self._bindings:
-                target = control if names.is_control(pattern) else self._name
-                await channel.bind(target, names.MAIN, pattern, timeout)
+            await self._bound.make(connection, channel)
             await channel.prefetch(self._prefetch, timeout)
             self._channel = channel
             await channel.consume(control, self._on_control, timeout, no_ack=True, on_cancel=self._gone)
@@ -195,6 +200,13 @@ class AmqpConsumer:
             reply_to, envelope, raw = self._to_say.popleft()
             channel.publish("", reply_to, envelope, raw)
 
+    def _present(self) -> Connection | None:
+        return self._bus.serving.current if self._consuming else None
+
+    def _wanted(self) -> list[tuple[str, str]]:
+        control = names.control_queue(self.queue)
+        return [(control if names.is_control(one) else self._name, one) for one in self._bindings]
+
     async def _declare(self, connection: Connection) -> None:
         timeout = self._settings.timeout
         scratch = await connection.channel(timeout)
@@ -203,11 +215,28 @@ class AmqpConsumer:
         except RefusedError as error:
             if error.code != PRECONDITION_FAILED:
                 raise
+            await self._refuse_stream(connection)
             log.info(
                 "the queue %r on %s was declared by another program, with other arguments: it is used as it is",
                 self.queue,
                 self._settings.display,
             )
+            return
+        await scratch.close(timeout)
+
+    async def _refuse_stream(self, connection: Connection) -> None:
+        # Of several differences the broker names any; asked for this one it names this one.
+        timeout, kind = self._settings.timeout, {"x-queue-type": "classic"}
+        scratch = await connection.channel(timeout)
+        try:
+            await scratch.declare_queue(self._name, timeout, durable=True, arguments=kind)
+        except RefusedError as error:
+            if _STREAM in str(error):
+                raise BusUnavailableError(
+                    f"cannot serve the queue {self.queue!r} on {self._settings.display}: another program has made a "
+                    "stream of it, which gives each command to everybody: delete it, or give the node another queue",
+                    retryable=False,
+                ) from error
             return
         await scratch.close(timeout)
 
@@ -268,27 +297,45 @@ class AmqpConsumer:
             self._refuse(delivered, f"{self.queue!r} takes no new commands: it is closing")
             return
         key = key_of(delivered)
-        if (ours := self._in_hand.get(key)) is not None and delivered.redelivered:
-            ours.adopt(delivered)
-            return
+        if delivered.redelivered:
+            for ours in self._by_key.get(key, ()):
+                if not ours.held:
+                    ours.adopt(delivered)
+                    return
         if key in self._revoked:
             del self._revoked[key]
             delivered.channel.ack(delivered.tag)
             return
-        if delivered.redelivered and key[0] and delivered.properties.app_id == names.APP:
+        if delivered.redelivered and owned(delivered):
             if key not in self._unstarted:
                 # Somebody had it before: its caller decides, who knows what may be done twice.
                 self._bus.returns.give_back(delivered, "unknown", "its consumer was gone")
                 return
             del self._unstarted[key]
+        elif not delivered.redelivered:
+            self.strikes.over(key)
+        elif self.strikes.count(key) >= MAX_STRIKES:
+            self._struck_out(delivered, key)
+            return
         self._take(delivered)
+
+    def _struck_out(self, delivered: Delivered, key: Key) -> None:
+        """It may be what kills its nodes: nobody gets it again."""
+        why = "it has begun again and again, and its node was gone before it ended: it is not tried again"
+        log.error("a command of %r is given up: %s", self.queue, why)
+        properties = delivered.properties
+        if properties.reply_to:
+            notice, body = lost(properties, delivered.body, "unknown", why, Code.ABORTED)
+            delivered.channel.publish("", properties.reply_to, notice, body)
+        self.strikes.over(key)
+        self._bus.bury_raw(delivered, f"sent to {self.queue!r}, {why}")
 
     def _on_control(self, delivered: Delivered) -> None:
         match delivered.properties.type:
             case names.CANCEL:
                 key = key_of(delivered)
-                if (delivery := self._in_hand.get(key)) is not None:
-                    delivery.cancelled()
+                if ours := self._by_key.get(key):
+                    ours[0].cancelled()
                 else:
                     _remember(self._revoked, key)
             case names.BARRIER:
@@ -314,12 +361,19 @@ class AmqpConsumer:
             self._expired(delivery)
             return
         if message.kind is Kind.COMMAND and delivered.tag:
-            self._in_hand[delivery.key] = delivery
+            self._in_hand[id(delivery)] = delivery
+            self._by_key.setdefault(delivery.key, []).append(delivery)
         elif delivered.tag:
             delivered.channel.ack(delivered.tag)  # nothing is owed for what is no command
             delivery.unowed()
         if not call_handler(f"queue {self.queue!r}", self._handler, delivery):
-            delivery.hand_back(f"the consumer of {self.queue!r} failed on the message")
+            self._failed(delivery, f"the consumer of {self.queue!r} failed on the message")
+
+    def _failed(self, delivery: AmqpDelivery, why: str) -> None:
+        if delivery.key[0] or not delivery.held:
+            delivery.hand_back(why)
+        else:
+            delivery.bury(why)
 
     def _refuse(self, delivered: Delivered, why: str) -> None:
         """Hand a command back that was never in hand."""
@@ -372,7 +426,20 @@ class AmqpConsumer:
 
     def forget(self, delivery: AmqpDelivery) -> None:
         """A command is not in hand any more."""
-        self._in_hand.pop(delivery.key, None)
+        if self._in_hand.pop(id(delivery), None) is not None:
+            twins = self._by_key[delivery.key]
+            twins.remove(delivery)
+            if not twins:
+                del self._by_key[delivery.key]
+
+    def bury(self, delivered: Delivered, tag: int, reason: str) -> None:
+        """Make a dead letter of a command in hand, and acknowledge it as `tag` then."""
+        self._bus.bury_raw(replace(delivered, tag=tag), f"sent to {self.queue!r}, {reason}")
+
+    @property
+    def connected(self) -> bool:
+        """Whether what is said goes out now."""
+        return self._channel is not None
 
     @property
     def unsent(self) -> int:
