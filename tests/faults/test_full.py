@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.conftest import eventually
@@ -11,8 +12,15 @@ from tests.faults.stage import serving, state
 
 from roster import Orchestrator
 from roster.registry import Registration
+from roster.testing import Team
 
 Urls = tuple[str, str]
+
+
+@pytest.fixture(autouse=True)
+def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that wait go by what they are told alone: none looks by itself after a second."""
+    monkeypatch.setattr("roster.orchestrator.call._LOOK_AGAIN", 60.0)
 
 
 @pytest.fixture
@@ -66,3 +74,71 @@ async def test_a_call_that_waits_is_told_again_and_again_by_a_node_that_stays_fu
         go.set()
         await holding
         assert await waiting == "done"
+
+
+async def test_a_node_that_refused_for_want_of_room_is_no_worse_than_the_other_full_ones(
+    mute: Callable[[], None],
+) -> None:
+    async with Team() as team:
+        first = await team.add("work", lambda: "first", name="first", capacity=1)
+        second = await team.add("work", lambda: "second", name="second", capacity=1)
+        await second.node.occupy(1)
+        await eventually(lambda: team.orchestrator.router.free("work") == 1)
+        mute()
+        await first.node.occupy(3)  # which nobody hears of but by its refusal
+        call = asyncio.create_task(team.ask("work", timeout=30))
+        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 1)
+        await first.node.occupy(0)
+        answer = await call
+    assert [attempt.node for attempt in answer.attempts] == [first.key] * 2
+    assert [attempt.outcome for attempt in answer.attempts] == ["refused", None]
+
+
+class Work:
+    """What nodes do: begin, and end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.go = asyncio.Event()
+
+    async def __call__(self, number: int) -> None:
+        self.begun.append(number)
+        await self.go.wait()
+
+
+async def test_room_for_several_is_told_to_several(mute: Callable[[], None]) -> None:
+    work = Work()
+    async with Team() as team:
+        node = (await team.add("work", work.__call__, capacity=3)).node
+        await node.occupy(3)
+        await eventually(lambda: team.orchestrator.router.free("work") == 0)
+        mute()
+        calls = [asyncio.create_task(team.call("work", {"number": n}, timeout=30)) for n in range(3)]
+        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 3)
+        await node.occupy(0)
+        await eventually(lambda: sorted(work.begun) == [0, 1, 2])
+        work.go.set()
+        await asyncio.gather(*calls)
+
+
+async def test_a_call_that_wants_another_node_keeps_nobody_from_the_room_that_there_is(
+    mute: Callable[[], None],
+) -> None:
+    work = Work()
+    async with Team() as team:
+        near = await team.add("work", work.__call__, capacity=1, labels={"zone": "near"})
+        await team.add("work", work.__call__, capacity=1, labels={"zone": "far"})
+
+        def call(number: int, **options: Any) -> asyncio.Task[Any]:
+            return asyncio.create_task(team.call("work", {"number": number}, timeout=30, **options))
+
+        calls = [call(0, selector="zone=far")]
+        await near.node.occupy(1)
+        await eventually(lambda: work.begun == [0] and team.orchestrator.router.free("work") == 0)
+        mute()
+        calls += [call(1, selector="zone=far", priority=9), call(2)]
+        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 2)
+        await near.node.occupy(0)
+        await eventually(lambda: work.begun == [0, 2])
+        work.go.set()
+        await asyncio.gather(*calls)

@@ -45,6 +45,8 @@ _ANSWER_MARGIN = 0.25
 _MAX_REFUSALS = 64
 # How long a call waits for registered nodes that nobody can reach: what an agent needs to be started again.
 _RETURN_WAIT = 3.0
+# Seconds after which a call that waits looks by itself: an ejection ends by time alone, and that wakes nobody.
+_LOOK_AGAIN = 1.0
 _SOLO = {"solo": "true"}
 
 logger = logging.getLogger("roster.orchestrator")
@@ -334,8 +336,9 @@ class Call:
         question = (self.query, frozenset(self._excluded()))
         self.team.inquiries.waits(self.query)
         try:
-            # Bounded: room can appear by way of time alone (an ejection that ends), which wakes nobody.
-            return await self.team.waiting.wait(self.query.capability, self._place, min(left, 1.0), question)
+            return await self.team.waiting.wait(
+                self.query.capability, self._place, min(left, _LOOK_AGAIN), question
+            )
         finally:
             self.team.inquiries.over(self.query)
 

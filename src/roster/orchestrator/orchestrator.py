@@ -372,9 +372,9 @@ class Orchestrator:
     ) -> CallAnswer:
         """Send a dead letter again; it is removed when its result has come, and stays whatever else happens.
 
-        It goes to a node that does nothing else, which takes nothing beside it, with a deadline of its own; it is started
-        once, since it may do to that node what it did to the others. Its idempotency key goes with it, so that work which
-        was done after all is not done again.
+        It goes to a node that is idle, or takes nothing more until it is, and runs there with nothing beside it; with a
+        deadline of its own, and once, since it may do to that node what it did to the others. Its idempotency key goes
+        with it, so that work which was done after all is not done again.
 
         Args:
             letter: the id of the command that was buried. Of several with this id the newest is sent.
