@@ -158,6 +158,26 @@ async def test_two_channels_get_their_own_large_bodies(foreign: Open) -> None:
         assert [each.body for each in got] == [None, queue.encode()] * 3
 
 
+async def test_a_message_that_its_consumer_fails_on_ends_nothing_but_itself(
+    foreign: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await foreign()
+    queue, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
+    got: list[bytes | None] = []
+
+    def take(delivered: Delivered) -> None:
+        got.append(delivered.body)
+        if delivered.body == b"bad":
+            raise RuntimeError("it cannot be taken")
+
+    await channel.consume(queue, take, TIMEOUT, no_ack=True)
+    for body in (b"bad", b"good"):
+        channel.publish("", queue, Properties(), body)
+    await until(lambda: got == [b"bad", b"good"])
+    await channel.declare_queue(queue, TIMEOUT, passive=True)  # it is as well as before
+    assert "it cannot be taken" in caplog.text
+
+
 # --- what comes back ----------------------------------------------------------------------------------------------
 
 

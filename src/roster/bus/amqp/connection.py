@@ -18,9 +18,11 @@ from pamqp.frame import FrameTypes
 
 from roster.bus.amqp.answers import answered, fault_of
 from roster.bus.amqp.channel import Channel
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import LostError, RefusedError
 from roster.bus.amqp.intake import Intake
 from roster.bus.amqp.settings import Settings
+from roster.bus.amqp.wire import Deliver
 
 log = logging.getLogger("roster.bus")
 
@@ -65,7 +67,7 @@ class Connection:
         self.fault: LostError | None = None
         self.blocked = ""
         self.on_lost: Callable[[LostError], None] = lambda _: None
-        self.intake = Intake(self._on_control, self._on_eof, self.end)
+        self.intake = Intake(self._on_delivery, self._on_control, self._on_eof, self.end)
 
     # --- for channels and their users ---
 
@@ -111,7 +113,10 @@ class Connection:
 
     def write(self, number: int, *frames: FrameType) -> None:
         """Write on a channel at the end of this turn of the loop, with whatever else is written until then."""
-        data = ChannelFrame.marshall(number, frames).payload
+        self.put(ChannelFrame.marshall(number, frames).payload)
+
+    def put(self, data: bytes) -> None:
+        """Write frames that are bytes already, as `write` does."""
         if self.fault is not None:
             return
         if not self._out:
@@ -188,6 +193,10 @@ class Connection:
         """The broker has let us in."""
         self._client = client
         client.closing.add_done_callback(self._on_closed)
+
+    def _on_delivery(self, number: int, deliver: Deliver, properties: Properties, body: bytes | None) -> None:
+        if (channel := self._channels.get(number)) is not None:  # else it was given up
+            channel.delivered(deliver, properties, body)
 
     def _on_control(self, number: int, frame: FrameTypes) -> None:
         match frame:
