@@ -61,6 +61,8 @@ class Connection:
         self._last_number = 0
         self._writer: asyncio.StreamWriter | None = None
         self._out: list[bytes] = []
+        self._turning = False
+        self._written = False
         self._channels: dict[int, Channel] = {}
         self._unblocked = asyncio.Event()
         self._unblocked.set()
@@ -119,15 +121,26 @@ class Connection:
         """Write frames that are bytes already, as `write` does."""
         if self.fault is not None:
             return
-        if not self._out:
-            self._loop.call_soon(self.flush)
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
         self._out.append(data)
+
+    def _turn(self) -> None:
+        self.flush()
+        self._turning = self._written = False
 
     def flush(self) -> None:
         """Write now."""
         if self._out and self._writer is not None and self.fault is None:
             self._writer.write(b"".join(self._out))
+            self._written = True
         self._out.clear()
+
+    def flush_first(self) -> None:
+        """Write now what is the first in this turn of the loop: it waits for nothing, and what follows goes together."""
+        if not self._written:
+            self.flush()
 
     @property
     def descriptor(self) -> int:
