@@ -158,6 +158,26 @@ async def test_two_channels_get_their_own_large_bodies(foreign: Open) -> None:
         assert [each.body for each in got] == [None, queue.encode()] * 3
 
 
+async def test_a_message_that_its_consumer_fails_on_ends_nothing_but_itself(
+    foreign: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    channel = await foreign()
+    queue, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
+    got: list[bytes | None] = []
+
+    def take(delivered: Delivered) -> None:
+        got.append(delivered.body)
+        if delivered.body == b"bad":
+            raise RuntimeError("it cannot be taken")
+
+    await channel.consume(queue, take, TIMEOUT, no_ack=True)
+    for body in (b"bad", b"good"):
+        channel.publish("", queue, Properties(), body)
+    await until(lambda: got == [b"bad", b"good"])
+    await channel.declare_queue(queue, TIMEOUT, passive=True)  # it is as well as before
+    assert "it cannot be taken" in caplog.text
+
+
 # --- what comes back ----------------------------------------------------------------------------------------------
 
 
@@ -207,6 +227,34 @@ async def test_receipts_of_many_come_each_once(foreign: Open) -> None:
     await until(lambda: len(receipts) == len(got) == 2000)
     assert set(receipts) == {"taken"}
     assert [each.properties.message_id for each in got] == [str(number) for number in range(2000)]
+
+
+async def test_the_first_message_of_a_turn_goes_at_once_and_the_others_together(
+    foreign: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = await foreign()
+    queue, got = await consuming(channel)
+    await asyncio.sleep(0)  # what was said until now is written
+    connection = channel.connection
+    assert connection._writer is not None
+    written: list[bytes] = []
+    transport = connection._writer.transport
+
+    def write(data: bytes) -> None:
+        written.append(data)
+        transport.write(data)
+
+    monkeypatch.setattr(connection._writer, "write", write)
+    for number in range(3):
+        channel.publish("", queue, Properties(), b"%d" % number)
+        connection.flush_first()
+        assert len(written) == 1
+    await asyncio.sleep(0)
+    assert len(written) == 2
+    channel.publish("", queue, Properties(), b"3")
+    connection.flush_first()
+    assert len(written) == 3, "another turn has begun"
+    await until(lambda: [each.body for each in got] == [b"0", b"1", b"2", b"3"])
 
 
 # --- channels -----------------------------------------------------------------------------------------------------

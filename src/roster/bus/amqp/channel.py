@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import aiormq
 from aiormq import spec
-from aiormq.abc import DeliveredMessage
-from pamqp.body import ContentBody
-from pamqp.header import ContentHeader
 
+from roster.bus.amqp import wire
 from roster.bus.amqp.answers import answered, fault_of
 from roster.bus.amqp.envelope import Properties, Table, read_properties
 from roster.bus.amqp.faults import LostError, RefusedError
 from roster.bus.amqp.intake import TOO_LARGE
+from roster.bus.amqp.wire import Deliver
+from roster.bus.guard import call_handler
 
 if TYPE_CHECKING:
     from roster.bus.amqp.connection import Connection
@@ -85,6 +85,7 @@ class Channel:
         self.connection = connection
         self._inner = inner
         self._tags = 0
+        self._consumers: dict[str, tuple[Callable[[Delivered], None], bool]] = {}
         self._cancelled: dict[str, Callable[[], None]] = {}
         self._receipts: dict[asyncio.Future[object], Callable[[Receipt], None]] = {}
         self.fault: LostError | None = None
@@ -162,10 +163,6 @@ class Channel:
         self._tags += 1
         tag = f"c{self._tags}"
 
-        async def receive(message: DeliveredMessage) -> None:
-            if self.fault is None:
-                on_message(self._delivered(message, 0 if no_ack else message.delivery_tag or 0))
-
         question = _Consume(
             queue=queue,
             consumer_tag=tag,
@@ -174,21 +171,31 @@ class Channel:
             arguments={"x-priority": priority} if priority else {},
         )
         self._cancelled[tag] = on_cancel
-        self._inner.consumers[tag] = receive
+        self._consumers[tag] = on_message, no_ack
+        self._inner.consumers[tag] = _nothing  # it answers the broker's end of a consumer that it knows
         await self._ask(lambda: self._inner.rpc(question), timeout)
         return tag
 
     async def cancel(self, tag: str, timeout: float) -> None:
         """Stop consuming; what was delivered before is still handed over."""
         await self._ask(lambda: self._inner.basic_cancel(tag), timeout)
+        self._consumers.pop(tag, None)
         self._cancelled.pop(tag, None)
 
     async def get(self, queue: str, timeout: float) -> Delivered | None:
         """Fetch one message, None if there is none."""
         found = await self._ask(lambda: self._inner.basic_get(queue), timeout)
-        if isinstance(found.delivery, spec.Basic.GetEmpty):
+        if not isinstance(found.delivery, spec.Basic.GetOk):
             return None
-        return self._delivered(found, found.delivery_tag or 0)
+        return Delivered(
+            self,
+            found.delivery.delivery_tag or 0,
+            bool(found.delivery.redelivered),
+            found.delivery.routing_key or "",
+            read_properties(found.header.properties),
+            None if found.header.weight == TOO_LARGE else found.body,
+            found.delivery.message_count or 0,
+        )
 
     async def close(self, timeout: float) -> None:
         """Close it; what it holds goes back to the queues."""
@@ -259,19 +266,23 @@ class Channel:
             if receipt is not None:
                 receipt("lost")
             return
-        inner, message_id = self._inner, properties.message_id
-        if inner.publisher_confirms and (not message_id or message_id in inner.message_id_delivery_tag):
+        inner, known = self._inner, self._inner.message_id_delivery_tag
+        if inner.publisher_confirms and (not properties.message_id or properties.message_id in known):
             # The library knows a message that comes back by its id alone.
-            message_id = uuid.uuid4().hex
-        room = inner.max_content_size
-        self.connection.write(
-            inner.number,
-            spec.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory),
-            ContentHeader(body_size=len(body), properties=properties.written(message_id)),
-            *(ContentBody(body[at : at + room]) for at in range(0, len(body), room)),
+            properties = replace(properties, message_id=uuid.uuid4().hex)
+        self.connection.put(
+            wire.message(
+                inner.number,
+                exchange,
+                routing_key,
+                properties,
+                body,
+                mandatory=mandatory,
+                room=inner.max_content_size,
+            )
         )
         if inner.publisher_confirms:
-            self._expect(message_id, receipt)
+            self._expect(properties.message_id, receipt)
 
     def _expect(self, message_id: str, receipt: Callable[[Receipt], None] | None) -> None:
         """Have the library match the broker's confirms, as its own `basic_publish` does: that one has to be awaited."""
@@ -292,7 +303,7 @@ class Channel:
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge a delivery, with `multiple` all before it as well."""
         if self.fault is None:
-            self.connection.write(self._inner.number, spec.Basic.Ack(delivery_tag=tag, multiple=multiple))
+            self.connection.put(wire.ack(self._inner.number, tag, multiple))
 
     def nack(self, tag: int) -> None:
         """Give a delivery back to its queue."""
@@ -303,21 +314,19 @@ class Channel:
         """Write now what was said so far."""
         self.connection.flush()
 
-    def _delivered(self, message: DeliveredMessage, tag: int) -> Delivered:
-        header = message.header
-        return Delivered(
-            self,
-            tag,
-            bool(message.redelivered),
-            message.routing_key or "",
-            read_properties(header.properties),
-            None if header.weight == TOO_LARGE else message.body,
-            message.message_count or 0,
-        )
+    def delivered(self, deliver: Deliver, properties: Properties, body: bytes | None) -> None:
+        """A message has come; its body is None if it was too large."""
+        consumer = self._consumers.get(deliver.consumer_tag)
+        if consumer is not None and self.fault is None:
+            on_message, no_ack = consumer
+            tag = 0 if no_ack else deliver.tag
+            message = Delivered(self, tag, deliver.redelivered, deliver.routing_key, properties, body)
+            call_handler("a channel", on_message, message)
 
     # --- its end ---
 
     def _on_cancel(self, frame: spec.Basic.Cancel) -> None:
+        self._consumers.pop(frame.consumer_tag or "", None)
         gone = self._cancelled.pop(frame.consumer_tag or "", None)
         if gone is not None and self.fault is None:
             gone()
@@ -345,6 +354,10 @@ def _receipt(confirm: asyncio.Future[object]) -> Receipt:
     if isinstance(error, aiormq.DeliveryError):
         return "full"
     return "lost" if error is not None or confirm.cancelled() else "taken"
+
+
+async def _nothing(_: object) -> None:
+    """Deliveries do not come by way of the library."""
 
 
 def _ignore(_: LostError) -> None:

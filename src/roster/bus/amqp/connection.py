@@ -18,9 +18,11 @@ from pamqp.frame import FrameTypes
 
 from roster.bus.amqp.answers import answered, fault_of
 from roster.bus.amqp.channel import Channel
+from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import LostError, RefusedError
 from roster.bus.amqp.intake import Intake
 from roster.bus.amqp.settings import Settings
+from roster.bus.amqp.wire import Deliver
 
 log = logging.getLogger("roster.bus")
 
@@ -59,13 +61,15 @@ class Connection:
         self._last_number = 0
         self._writer: asyncio.StreamWriter | None = None
         self._out: list[bytes] = []
+        self._turning = False
+        self._written = False
         self._channels: dict[int, Channel] = {}
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self.fault: LostError | None = None
         self.blocked = ""
         self.on_lost: Callable[[LostError], None] = lambda _: None
-        self.intake = Intake(self._on_control, self._on_eof, self.end)
+        self.intake = Intake(self._on_delivery, self._on_control, self._on_eof, self.end)
 
     # --- for channels and their users ---
 
@@ -111,18 +115,32 @@ class Connection:
 
     def write(self, number: int, *frames: FrameType) -> None:
         """Write on a channel at the end of this turn of the loop, with whatever else is written until then."""
-        data = ChannelFrame.marshall(number, frames).payload
+        self.put(ChannelFrame.marshall(number, frames).payload)
+
+    def put(self, data: bytes) -> None:
+        """Write frames that are bytes already, as `write` does."""
         if self.fault is not None:
             return
-        if not self._out:
-            self._loop.call_soon(self.flush)
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn)
         self._out.append(data)
+
+    def _turn(self) -> None:
+        self.flush()
+        self._turning = self._written = False
 
     def flush(self) -> None:
         """Write now."""
         if self._out and self._writer is not None and self.fault is None:
             self._writer.write(b"".join(self._out))
+            self._written = True
         self._out.clear()
+
+    def flush_first(self) -> None:
+        """Write now what is the first in this turn of the loop: it waits for nothing, and what follows goes together."""
+        if not self._written:
+            self.flush()
 
     @property
     def descriptor(self) -> int:
@@ -188,6 +206,10 @@ class Connection:
         """The broker has let us in."""
         self._client = client
         client.closing.add_done_callback(self._on_closed)
+
+    def _on_delivery(self, number: int, deliver: Deliver, properties: Properties, body: bytes | None) -> None:
+        if (channel := self._channels.get(number)) is not None:  # else it was given up
+            channel.delivered(deliver, properties, body)
 
     def _on_control(self, number: int, frame: FrameTypes) -> None:
         match frame:

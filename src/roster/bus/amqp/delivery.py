@@ -108,6 +108,7 @@ class AmqpDelivery:
         else:
             self._say(message, raw)
             self.done()
+            self._channel.connection.flush_first()
 
     def _unheard(self, error: Message) -> None:
         """Nobody waits who could send the command elsewhere, or would hear what became of it."""

@@ -1,4 +1,4 @@
-"""What stands on the envelope of a message, and how the library writes it."""
+"""What stands on the envelope of a message."""
 
 from __future__ import annotations
 
@@ -38,21 +38,6 @@ class Properties:
     message_id: str = ""
     type: str = ""
     app_id: str = ""
-
-    def written(self, message_id: str) -> spec.Basic.Properties:
-        """Return it as the library writes it, with this message's id."""
-        return spec.Basic.Properties(
-            content_type=self.content_type,
-            headers=dict(self.headers) if self.headers else None,
-            delivery_mode=self.delivery_mode or None,
-            priority=self.priority,
-            correlation_id=self.correlation_id,
-            reply_to=self.reply_to,
-            expiration=self.expiration,
-            message_id=message_id,
-            message_type=self.type,
-            app_id=self.app_id,
-        )
 
 
 def read_properties(found: spec.Basic.Properties) -> Properties:

@@ -1,5 +1,8 @@
 """What a broker writes, before the library reads it: what would end the connection or fill the memory is made harmless.
 
+Deliveries are put together here and handed over at once. In the library each goes through three tasks, which took a fifth of
+the processor time of a call. It gets the answers to what it asks, and the confirms.
+
 The library gives up a whole connection over one message whose envelope it cannot read, and the broker hands that message out
 again and again; a body it reads to its end, however large. It does not say that the broker has blocked us, nor why it has
 turned us away. That a channel has ended it says some turns of the loop later: what is written there meanwhile costs the
@@ -10,14 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import SupportsIndex
 
 from pamqp import frame as frames
 from pamqp.exceptions import PAMQPException
+from pamqp.header import ContentHeader
+from pamqp.heartbeat import Heartbeat
 
+from roster._clock import boottime
+from roster.bus.amqp import wire
+from roster.bus.amqp.envelope import Properties, read_properties
 from roster.bus.amqp.faults import LostError
 from roster.bus.amqp.salvage import kept
+from roster.bus.amqp.wire import Deliver
 
 # A body beyond this is passed over.
 MAX_BODY = 16 * 1024 * 1024
@@ -32,14 +42,29 @@ _CONTENT = Struct(">HHQH")
 _BASIC = 60
 _END = b"\xce"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+# While it delivers a broker sends no heartbeats; the library, which sees none of it, is to know that it lives.
+_ALIVE = Heartbeat().marshal()
+_ALIVE_EVERY = 1.0
 # Properties that are text of ASCII, or one byte, are read by everybody; tables, times and other bytes need a look.
 _PLAIN = 0xDFB8
+
+
+@dataclass(slots=True)
+class _Coming:
+    """A delivery that is not whole yet."""
+
+    deliver: Deliver
+    properties: Properties | None = None
+    too_large: bool = False
+    missing: int = 0
+    body: list[bytes] = field(default_factory=list)
 
 
 class Intake(asyncio.StreamReader):
     """The library's reader.
 
     Args:
+        on_delivery: called with a channel's number and what was delivered there: whose it is, its envelope, its body.
         on_control: called with a channel's number and the word that it has ended; with 0 and what concerns all.
         on_eof: called when the connection is closed, by either side.
         on_fault: called when it breaks, or is none.
@@ -47,16 +72,20 @@ class Intake(asyncio.StreamReader):
 
     def __init__(
         self,
+        on_delivery: Callable[[int, Deliver, Properties, bytes | None], None],
         on_control: Callable[[int, frames.FrameTypes], None],
         on_eof: Callable[[], None],
         on_fault: Callable[[LostError], None],
     ) -> None:
         super().__init__()
+        self._on_delivery = on_delivery
         self._on_control = on_control
         self._on_eof = on_eof
         self._on_fault = on_fault
         self._raw = bytearray()
         self._passed_over: dict[int, int] = {}
+        self._coming: dict[int, _Coming] = {}
+        self._fed = boottime()
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         raw, at = self._raw, 0
@@ -73,11 +102,19 @@ class Intake(asyncio.StreamReader):
             after = at + _OVERHEAD + size
             if after > len(raw):
                 break
-            kept.append(self._looked_at(kind, number, bytes(raw[at:after])))
+            frame = self._looked_at(kind, number, bytes(raw[at:after]))
             at = after
+            if not self._delivered(kind, number, frame):
+                kept.append(frame)
         del raw[:at]
-        if kept:
-            super().feed_data(b"".join(kept))
+        if at:
+            self._feed(b"".join(kept))
+
+    def _feed(self, data: bytes) -> None:
+        now = boottime()
+        if data or now - self._fed > _ALIVE_EVERY:
+            self._fed = now
+            super().feed_data(data or _ALIVE)
 
     def feed_eof(self) -> None:
         super().feed_eof()
@@ -105,6 +142,34 @@ class Intake(asyncio.StreamReader):
                 self._broken(str(error.args[-1]))
         return frame
 
+    def _delivered(self, kind: int, number: int, frame: bytes) -> bool:
+        """Take a frame that belongs to a delivery, which is handed over when it is whole; return whether it does."""
+        try:
+            if kind == _METHOD:
+                if number in self._coming:
+                    raise ValueError("a message that breaks off")
+                if not wire.is_deliver(frame):
+                    return False
+                self._coming[number] = _Coming(wire.read_deliver(frame))
+                return True
+            if (coming := self._coming.get(number)) is None:
+                return False
+            if kind == _HEADER:
+                _, weight, coming.missing, flags = _CONTENT.unpack_from(frame, _FRAME.size)
+                coming.too_large = weight == TOO_LARGE
+                coming.properties = _properties(flags, frame)
+            elif frame:
+                coming.body.append(frame[_FRAME.size : -1])
+                coming.missing -= len(coming.body[-1])
+        except Exception as error:  # noqa: BLE001 - whatever broken bytes do to the reading of them
+            self._broken(str(error.args[-1]) if error.args else "a frame that cannot be read")
+            return True
+        if coming.properties is not None and coming.missing <= 0:
+            del self._coming[number]
+            body = None if coming.too_large else b"".join(coming.body)
+            self._on_delivery(number, coming.deliver, coming.properties, body)
+        return True
+
     def _header(self, number: int, frame: bytes) -> bytes:
         _, _, size, flags = _CONTENT.unpack_from(frame, _FRAME.size)
         properties = frame[_FRAME.size + _CONTENT.size : -1]
@@ -124,6 +189,15 @@ def _header_frame(number: int, mark: int, size: int, flags: int, properties: byt
 
 def _can_be_read(flags: int, properties: bytes) -> bool:
     return _readable(_header_frame(1, 0, 0, flags, properties))
+
+
+def _properties(flags: int, frame: bytes) -> Properties:
+    if flags & ~wire.PLAIN == 0:
+        return wire.read_plain(flags, frame[_FRAME.size + _CONTENT.size : -1])
+    header = frames.unmarshal(frame)[2]
+    if not isinstance(header, ContentHeader):
+        raise TypeError("another frame than is due")
+    return read_properties(header.properties)
 
 
 def _readable(frame: bytes) -> bool:

@@ -134,6 +134,7 @@ class Sender:
         channel.publish(
             "", names.command_queue(queue), envelope, raw, mandatory=True, receipt=exchange.settle
         )
+        channel.connection.flush_first()
         return exchange
 
     async def _send_control(
