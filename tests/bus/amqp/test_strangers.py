@@ -18,6 +18,7 @@ from roster.bus import Delivery, Message
 from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.envelope import Properties
+from roster.bus.amqp.publishing import published
 from roster.errors import BusUnavailableError, Code, DeliveryError, RemoteError
 
 

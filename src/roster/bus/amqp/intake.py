@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import SupportsIndex
 
 from pamqp import frame as frames
@@ -27,20 +26,15 @@ from roster.bus.amqp import wire
 from roster.bus.amqp.envelope import Properties, read_properties
 from roster.bus.amqp.faults import LostError
 from roster.bus.amqp.salvage import kept
-from roster.bus.amqp.wire import Deliver
+from roster.bus.amqp.wire import BASIC, BODY, CONTENT, END, FRAME, HEADER, HEARTBEAT, METHOD, Deliver
 
 # A body beyond this is passed over.
 MAX_BODY = 16 * 1024 * 1024
 # What stands in the header of such a message, in a field that is always 0 otherwise.
 TOO_LARGE = 1
 
-_METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
-_KINDS = (_METHOD, _HEADER, _BODY, _HEARTBEAT)
+_KINDS = (METHOD, HEADER, BODY, HEARTBEAT)
 _OVERHEAD = 8
-_FRAME = Struct(">BHI")
-_CONTENT = Struct(">HHQH")
-_BASIC = 60
-_END = b"\xce"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
 # While it delivers a broker sends no heartbeats; the library, which sees none of it, is to know that it lives.
 _ALIVE = Heartbeat().marshal()
@@ -92,7 +86,7 @@ class Intake(asyncio.StreamReader):
         raw.extend(data)
         kept = []
         while len(raw) - at >= _OVERHEAD:
-            kind, number, size = _FRAME.unpack_from(raw, at)
+            kind, number, size = FRAME.unpack_from(raw, at)
             if kind not in _KINDS or size > MAX_BODY:
                 another = raw.startswith(b"AMQP")
                 self._broken(
@@ -130,12 +124,12 @@ class Intake(asyncio.StreamReader):
 
     def _looked_at(self, kind: int, number: int, frame: bytes) -> bytes:
         """Return what the library may read of a frame."""
-        if kind == _HEADER:
+        if kind == HEADER:
             return self._header(number, frame)
-        if kind == _BODY and (missing := self._passed_over.get(number)):
+        if kind == BODY and (missing := self._passed_over.get(number)):
             self._passed_over[number] = missing - (len(frame) - _OVERHEAD)
             return b""
-        if kind == _METHOD and (number == 0 or frame.startswith(_CHANNEL_CLOSE, _FRAME.size)):
+        if kind == METHOD and (number == 0 or frame.startswith(_CHANNEL_CLOSE, FRAME.size)):
             try:
                 self._on_control(number, frames.unmarshal(frame)[2])
             except (PAMQPException, ValueError) as error:
@@ -145,7 +139,7 @@ class Intake(asyncio.StreamReader):
     def _delivered(self, kind: int, number: int, frame: bytes) -> bool:
         """Take a frame that belongs to a delivery, which is handed over when it is whole; return whether it does."""
         try:
-            if kind == _METHOD:
+            if kind == METHOD:
                 if number in self._coming:
                     raise ValueError("a message that breaks off")
                 if not wire.is_deliver(frame):
@@ -154,12 +148,12 @@ class Intake(asyncio.StreamReader):
                 return True
             if (coming := self._coming.get(number)) is None:
                 return False
-            if kind == _HEADER:
-                _, weight, coming.missing, flags = _CONTENT.unpack_from(frame, _FRAME.size)
+            if kind == HEADER:
+                _, weight, coming.missing, flags = CONTENT.unpack_from(frame, FRAME.size)
                 coming.too_large = weight == TOO_LARGE
                 coming.properties = _properties(flags, frame)
             elif frame:
-                coming.body.append(frame[_FRAME.size : -1])
+                coming.body.append(frame[FRAME.size : -1])
                 coming.missing -= len(coming.body[-1])
         except Exception as error:  # noqa: BLE001 - whatever broken bytes do to the reading of them
             self._broken(str(error.args[-1]) if error.args else "a frame that cannot be read")
@@ -171,8 +165,8 @@ class Intake(asyncio.StreamReader):
         return True
 
     def _header(self, number: int, frame: bytes) -> bytes:
-        _, _, size, flags = _CONTENT.unpack_from(frame, _FRAME.size)
-        properties = frame[_FRAME.size + _CONTENT.size : -1]
+        _, _, size, flags = CONTENT.unpack_from(frame, FRAME.size)
+        properties = frame[FRAME.size + CONTENT.size : -1]
         self._passed_over[number] = size if size > MAX_BODY else 0
         if (flags & ~_PLAIN or not properties.isascii()) and not _readable(frame):
             flags, properties = kept(flags, properties, _can_be_read)
@@ -183,8 +177,8 @@ class Intake(asyncio.StreamReader):
 
 
 def _header_frame(number: int, mark: int, size: int, flags: int, properties: bytes) -> bytes:
-    content = _CONTENT.pack(_BASIC, mark, size, flags) + properties
-    return _FRAME.pack(_HEADER, number, len(content)) + content + _END
+    content = CONTENT.pack(BASIC, mark, size, flags) + properties
+    return FRAME.pack(HEADER, number, len(content)) + content + END
 
 
 def _can_be_read(flags: int, properties: bytes) -> bool:
@@ -193,7 +187,7 @@ def _can_be_read(flags: int, properties: bytes) -> bool:
 
 def _properties(flags: int, frame: bytes) -> Properties:
     if flags & ~wire.PLAIN == 0:
-        return wire.read_plain(flags, frame[_FRAME.size + _CONTENT.size : -1])
+        return wire.read_plain(flags, frame[FRAME.size + CONTENT.size : -1])
     header = frames.unmarshal(frame)[2]
     if not isinstance(header, ContentHeader):
         raise TypeError("another frame than is due")

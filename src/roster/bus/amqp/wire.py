@@ -16,15 +16,15 @@ from pamqp import frame as library
 
 from roster.bus.amqp.envelope import Properties
 
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME = Struct(">BHI")
+END = b"\xce"
 # Class, weight, size of the body, which properties there are.
 CONTENT = Struct(">HHQH")
-_BASIC = 60
+BASIC = 60
 # Properties that are text or one byte. The others are tables, times, and what nobody here reads or writes.
 PLAIN = 0x9FA8
 
-_METHOD, _HEADER, _BODY = 1, 2, 3
-_END = b"\xce"
 _ACK = Struct(">BHIHHQBB")
 _TAG = Struct(">QB")
 _DELIVER = b"\x00\x3c\x00\x3c"
@@ -54,7 +54,7 @@ class Deliver:
 
 
 def _frame(kind: int, number: int, content: bytes) -> bytes:
-    return FRAME.pack(kind, number, len(content)) + content + _END
+    return FRAME.pack(kind, number, len(content)) + content + END
 
 
 @lru_cache(maxsize=1024)
@@ -78,8 +78,8 @@ def message(
     return b"".join(
         [
             _publish(number, exchange, routing_key, mandatory),
-            _frame(_HEADER, number, _header(properties, len(body))),
-            *(_frame(_BODY, number, body[at : at + room]) for at in range(0, len(body), room)),
+            _frame(HEADER, number, _header(properties, len(body))),
+            *(_frame(BODY, number, body[at : at + room]) for at in range(0, len(body), room)),
         ]
     )
 
@@ -95,13 +95,13 @@ def _header(properties: Properties, size: int) -> bytes:
         if value or (value == 0 and name == "priority"):
             flags |= flag
             parts.append(encode.octet(value) if flag & _BYTES else encode.short_string(value))
-    parts[0] = CONTENT.pack(_BASIC, 0, size, flags)
+    parts[0] = CONTENT.pack(BASIC, 0, size, flags)
     return b"".join(parts)
 
 
 def ack(number: int, tag: int, multiple: bool) -> bytes:
     """Return the acknowledgement of a delivery."""
-    return _ACK.pack(_METHOD, number, 13, _BASIC, 80, tag, multiple, _END[0])
+    return _ACK.pack(METHOD, number, 13, BASIC, 80, tag, multiple, END[0])
 
 
 def is_deliver(frame: bytes) -> bool:
