@@ -18,7 +18,7 @@ from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.publishing import published
-from roster.errors import Code, DeliveryError, RemoteError
+from roster.errors import BusUnavailableError, Code, DeliveryError, RemoteError
 
 
 async def send(channel: Channel, body: bytes, queue: str = "q", **properties: Any) -> None:
@@ -309,3 +309,11 @@ async def test_an_agent_of_others_that_answers_with_no_answer_is_not_given_the_s
             await orchestrator.call("work", {}, timeout=60)
     assert (caught.value.code, caught.value.outcome) == (Code.DATA_LOSS, "unknown")
     assert len(got) == 1
+
+
+async def test_a_stream_is_no_queue_for_commands(node: AmqpBus, foreign: Open) -> None:
+    channel = await foreign()
+    await channel.declare_queue("q", TIMEOUT, durable=True, arguments={"x-queue-type": "stream"})
+    with pytest.raises(BusUnavailableError, match="has made a stream of it") as caught:
+        await node.serve("q", echo)
+    assert not caught.value.retryable

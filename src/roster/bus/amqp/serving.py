@@ -37,6 +37,8 @@ _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
 _ASTRAY = 5.0
 _MAX_REMEMBERED = 10_000
 _MAX_PREFETCH = 65_535
+# What the broker says of a queue that was declared as one.
+_STREAM = "but current is 'stream'"
 
 _senders = count(1)
 
@@ -211,11 +213,28 @@ class AmqpConsumer:
         except RefusedError as error:
             if error.code != PRECONDITION_FAILED:
                 raise
+            await self._refuse_stream(connection)
             log.info(
                 "the queue %r on %s was declared by another program, with other arguments: it is used as it is",
                 self.queue,
                 self._settings.display,
             )
+            return
+        await scratch.close(timeout)
+
+    async def _refuse_stream(self, connection: Connection) -> None:
+        # Of several differences the broker names any; asked for this one it names this one.
+        timeout, kind = self._settings.timeout, {"x-queue-type": "classic"}
+        scratch = await connection.channel(timeout)
+        try:
+            await scratch.declare_queue(self._name, timeout, durable=True, arguments=kind)
+        except RefusedError as error:
+            if _STREAM in str(error):
+                raise BusUnavailableError(
+                    f"cannot serve the queue {self.queue!r} on {self._settings.display}: another program has made a "
+                    "stream of it, which gives each command to everybody: delete it, or give the node another queue",
+                    retryable=False,
+                ) from error
             return
         await scratch.close(timeout)
 
