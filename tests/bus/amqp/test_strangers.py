@@ -6,10 +6,11 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.bus.amqp.conftest import TIMEOUT, Open
+from tests.bus.amqp.conftest import TIMEOUT, Open, die
 from tests.bus.helpers import ask, echo, until
 
 from roster import Node, Orchestrator, Registry
@@ -317,3 +318,71 @@ async def test_a_stream_is_no_queue_for_commands(node: AmqpBus, foreign: Open) -
     with pytest.raises(BusUnavailableError, match="has made a stream of it") as caught:
         await node.serve("q", echo)
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["with reply_to", "without"])
+async def test_a_command_of_others_that_kills_its_node_again_and_again_is_given_up(
+    connect: Callable[..., AmqpBus],
+    foreign: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    waits: bool,
+) -> None:
+    monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
+    channel, heard, begun = await foreign(), list[Delivered](), Counter[str]()
+    answers, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
+    await channel.consume(answers, heard.append, TIMEOUT, no_ack=True)
+    await channel.declare_queue("q", TIMEOUT, durable=True, arguments=names.QUEUE_ARGUMENTS)
+    await send(channel, command(name="deadly"), reply_to=answers if waits else "")
+    for times in range(1, 4):
+        bus = connect()
+
+        def serve(delivery: Delivery) -> None:
+            begun[delivery.message.params["name"]] += 1
+            delivery.start()
+
+        await serve_when_free(bus, serve)
+        await until(lambda times=times: begun["deadly"] == times)  # type: ignore[misc]  # a default binds it
+        die(bus)
+    bus = connect()
+    await serve_when_free(bus, echo)
+    await until_buried(bus, 1)
+    (corpse,) = await bus.corpses()
+    assert "has begun again and again" in corpse.reason
+    assert begun["deadly"] == 3
+    if waits:
+        await until(lambda: len(heard) == 1)
+        error = Message.from_bytes(heard[0].body or b"").data
+        assert (error["code"], error["outcome"], error["retryable"]) == ("ABORTED", "unknown", False)
+    # The same once more is another command.
+    await send(channel, command(name="deadly"))
+    await until(lambda: not bus._consumers["q"]._in_hand)
+    assert not [path for path in (tmp_path / "begun").rglob("*") if path.is_file()]
+
+
+async def serve_when_free(bus: AmqpBus, handler: Callable[[Delivery], None]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await bus.serve("q", handler)
+                return
+            except BusUnavailableError:
+                await asyncio.sleep(0.02)  # the one who died still has it
+
+
+async def test_a_command_of_others_that_ends_is_on_no_record(
+    node: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
+    channel, held = await foreign(), list[Delivery]()
+    await node.serve("q", held.append)
+    await send(channel, command(n=1))
+    await until(lambda: len(held) == 1)
+    assert node.serving.current is not None
+    node.serving.current.abort("the test has cut it")
+    await until(lambda: len(held) == 2)  # given out again
+    held[1].start()
+    (record,) = [path for path in (tmp_path / "begun").rglob("*") if path.is_file()]
+    assert record.stat().st_size == 1
+    echo(held[1])
+    assert not record.exists()

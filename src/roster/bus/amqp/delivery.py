@@ -40,10 +40,16 @@ def key_of(delivered: Delivered) -> Key:
     return properties.reply_to, own
 
 
+def owned(delivered: Delivered) -> bool:
+    """Tell whether one of our callers waits for a command, and decides who gets it when its node is gone."""
+    return bool(delivered.properties.reply_to) and delivered.properties.app_id == names.APP
+
+
 class AmqpDelivery:
     """A message in hand. `tag` is 0 while the broker has taken it back, or expects no acknowledgement."""
 
     __slots__ = (
+        "_burial",
         "_channel",
         "_consumer",
         "_delivered",
@@ -68,6 +74,7 @@ class AmqpDelivery:
         self.key = key_of(delivered)
         self.started = False
         self.over = False
+        self._burial = ""
         self.since = boottime()
         self._consumer = consumer
         self._delivered = delivered
@@ -79,8 +86,10 @@ class AmqpDelivery:
     def start(self) -> None:
         if not self.started and not self.over:
             self.started = True
-            if self.key[0] and self._delivered.properties.app_id == names.APP:
+            if owned(self._delivered):
                 self._consumer.announce(self)  # another program knows its answer alone
+            elif self._delivered.redelivered:
+                self._consumer.strikes.note(self.key)
 
     def progress(self, message: Message) -> None:
         check_kind(message, PROGRESS)
@@ -125,9 +134,12 @@ class AmqpDelivery:
         if self.over:
             return
         self.over = True
-        self._consumer.forget(self)
+        self._consumer.strikes.over(self.key)
         if self.held:
             self._consumer.bury(self._delivered, self._tag, reason)
+            self._consumer.forget(self)
+        else:
+            self._burial = reason  # when it comes back
 
     @property
     def held(self) -> bool:
@@ -139,6 +151,7 @@ class AmqpDelivery:
         if self.over:
             return
         self.over = True
+        self._consumer.strikes.over(self.key)
         if self.held:
             self._channel.ack(self._tag)
             self._consumer.forget(self)
@@ -152,7 +165,10 @@ class AmqpDelivery:
         self._channel, self._tag = delivered.channel, delivered.tag
         self.since = boottime()
         if self.over:
-            self._channel.ack(self._tag)
+            if self._burial:
+                self._consumer.bury(self._delivered, self._tag, self._burial)
+            else:
+                self._channel.ack(self._tag)
             self._consumer.forget(self)
 
     def renew(self) -> None:

@@ -17,13 +17,14 @@ from roster.bus.amqp.barriers import Barriers
 from roster.bus.amqp.bindings import Bindings
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of
+from roster.bus.amqp.delivery import AmqpDelivery, Key, key_of, owned
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.faults import PRECONDITION_FAILED, RESOURCE_LOCKED, LostError, RefusedError, unavailable
 from roster.bus.amqp.returns import lost
+from roster.bus.amqp.strikes import MAX_STRIKES, Strikes
 from roster.bus.guard import call_handler
 from roster.bus.message import Kind, Message
-from roster.errors import BusUnavailableError, CallTimeoutError, MessageError
+from roster.errors import BusUnavailableError, CallTimeoutError, Code, MessageError
 
 if TYPE_CHECKING:
     from roster.bus.amqp.engine import AmqpBus
@@ -82,6 +83,7 @@ class AmqpConsumer:
         self._to_announce: list[AmqpDelivery] = []
         self._to_say: deque[tuple[str, Properties, bytes]] = deque(maxlen=1000)
         self._barriers = Barriers(self._send_barrier)
+        self.strikes = Strikes(queue)
         self._bound = Bindings(bus.settings, self._present, self._wanted)
         self._restoring: asyncio.Task[None] | None = None
         self._renewer: asyncio.TimerHandle | None = None
@@ -304,13 +306,29 @@ class AmqpConsumer:
             del self._revoked[key]
             delivered.channel.ack(delivered.tag)
             return
-        if delivered.redelivered and key[0] and delivered.properties.app_id == names.APP:
+        if delivered.redelivered and owned(delivered):
             if key not in self._unstarted:
                 # Somebody had it before: its caller decides, who knows what may be done twice.
                 self._bus.returns.give_back(delivered, "unknown", "its consumer was gone")
                 return
             del self._unstarted[key]
+        elif not delivered.redelivered:
+            self.strikes.over(key)
+        elif self.strikes.count(key) >= MAX_STRIKES:
+            self._struck_out(delivered, key)
+            return
         self._take(delivered)
+
+    def _struck_out(self, delivered: Delivered, key: Key) -> None:
+        """It may be what kills its nodes: nobody gets it again."""
+        why = "it has begun again and again, and its node was gone before it ended: it is not tried again"
+        log.error("a command of %r is given up: %s", self.queue, why)
+        properties = delivered.properties
+        if properties.reply_to:
+            notice, body = lost(properties, delivered.body, "unknown", why, Code.ABORTED)
+            delivered.channel.publish("", properties.reply_to, notice, body)
+        self.strikes.over(key)
+        self._bus.bury_raw(delivered, f"sent to {self.queue!r}, {why}")
 
     def _on_control(self, delivered: Delivered) -> None:
         match delivered.properties.type:
