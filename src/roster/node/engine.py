@@ -344,7 +344,7 @@ class Engine:
         try:
             delivery.progress(Message.event("progress", data, source=self.source, correlation=message.id))
         except MessageError as error:
-            logger.warning("%s: a progress event of %s was not sent: %s", self.key, message.subject, error)
+            logger.warning("%s: a progress event of %s was not sent: %s", self.key, message.action, error)
 
     def _start_next(self) -> None:
         started = False
@@ -398,9 +398,9 @@ class Engine:
         if not waited:
             self._stop_running(work, "its deadline has passed")
         error = CallTimeoutError(
-            f"{self.key} had no slot for {work.message.subject} before its deadline"
+            f"{self.key} had no slot for {work.message.action} before its deadline"
             if waited
-            else f"{work.message.subject} ran past its {work.message.timeout:.3f} s on {self.key} and was stopped",
+            else f"{work.message.action} ran past its {work.message.timeout:.3f} s on {self.key} and was stopped",
             outcome="refused" if waited else "unknown",
             retryable=True,
             details={"stopped": True},

@@ -199,14 +199,14 @@ class Keyed:
         message, key = member.delivery.message, self._engine.key
         if not entry.shared.started:
             return CallTimeoutError(
-                f"{key} had no slot for {message.subject} before its deadline",
+                f"{key} had no slot for {message.action} before its deadline",
                 outcome="refused",
                 retryable=True,
                 details={"stopped": True},
             )
         alone = len(entry.shared.members) == 0
         return CallTimeoutError(
-            f"{message.subject} ran past its {message.timeout or 0:.3f} s on {key} and "
+            f"{message.action} ran past its {message.timeout or 0:.3f} s on {key} and "
             + ("was stopped" if alone else "goes on for others who asked with the same key"),
             outcome="unknown",
             retryable=True,
@@ -235,7 +235,7 @@ class Keyed:
             answer = Message(kind, strictjson.decode(kept.data), source=self._engine.source)
         except MessageError as error:
             # It was done, so it must not be done again: that much is known.
-            text = f"{entry.shared.message.subject} was done for this key, but its kept answer is damaged: {error}"
+            text = f"{entry.shared.message.action} was done for this key, but its kept answer is damaged: {error}"
             self._engine.refuse(entry.shared, RemoteError(text, code=Code.DATA_LOSS))
         else:
             entry.shared.reply(answer)
@@ -394,7 +394,7 @@ def _taken_back(entry: Entry) -> CallCancelledError:
 
 def _other_params(message: Message) -> InvalidParamsError:
     return InvalidParamsError(
-        f"the idempotency key {message.key!r} was used with other params for {message.subject}: "
+        f"the idempotency key {message.key!r} was used with other params for {message.action}: "
         "repeat the call as it was, or use another key",
         outcome="refused",
     )

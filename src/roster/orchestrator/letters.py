@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from roster.bus import Message
-from roster.bus.base import Bus
+from roster.bus.base import Buried, Bus
 from roster.bus.message import Kind
 from roster.errors import CallError, LetterNotFoundError, MessageError
 from roster.orchestrator.keyed import KeyedCall
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("roster.orchestrator")
 
 
-async def find(bus: Bus, letter: str) -> Message:
-    """Return the command that was buried under an id, the newest if there are several.
+async def find(bus: Bus, letter: str) -> tuple[Buried, Message]:
+    """Return what was buried under an id, the newest if there are several, and the command that it is.
 
     Raises:
         LetterNotFoundError: there is none.
@@ -32,11 +32,16 @@ async def find(bus: Bus, letter: str) -> Message:
         raise MessageError(
             f"the dead letter {letter!r} is no command: it can be looked at and dropped, not sent again"
         )
-    return message
+    return found[-1], message
 
 
-async def revive(call: Call, command: Message) -> Any:
+async def revive(call: Call, letter: Buried, command: Message) -> Any:
     """Run a call that sends a buried command again, and return its result.
+
+    Args:
+        call: of the command.
+        letter: what is removed then; others may have its id, and its command may have another.
+        command: what was buried.
 
     Raises:
         CallError: as for any call; the letter stays.
@@ -47,10 +52,10 @@ async def revive(call: Call, command: Message) -> Any:
         call.keyed = KeyedCall(call, command.key, command.source or call.team.source)
     result = await call.run()
     try:
-        await bus.drop_dead(lambda one: one.id == command.id)
+        await bus.drop_dead(
+            lambda one: (one.id, one.buried_at, one.body) == (letter.id, letter.buried_at, letter.body)
+        )
     except CallError as error:
         # The result is worth more than the tidiness.
-        logger.warning(
-            "the dead letter %s has been answered, and could not be removed: %s", command.id, error
-        )
+        logger.warning("the dead letter %s has been answered, and could not be removed: %s", letter.id, error)
     return result

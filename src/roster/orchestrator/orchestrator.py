@@ -386,7 +386,7 @@ class Orchestrator:
             MessageError: it is no command.
             CallError: as for `call`.
         """
-        command = await letters.find(self.bus, letter)
+        buried, command = await letters.find(self.bus, letter)
         call = await self.prepare(
             command.action,
             command.params,
@@ -396,7 +396,7 @@ class Orchestrator:
             priority=command.priority,
             on_progress=on_progress,
         )
-        result = await letters.revive(call, command)
+        result = await letters.revive(call, buried, command)
         return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
 
     @property

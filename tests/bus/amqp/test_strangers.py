@@ -38,6 +38,21 @@ def command(**params: Any) -> bytes:
     return Message.command("work", params).to_bytes()
 
 
+def passport() -> dict[str, Any]:
+    return {
+        "apiVersion": "ai-team.dev/v1",
+        "kind": "NodePassport",
+        "metadata": {"name": "worker"},
+        "spec": {
+            "type": "agent",
+            "version": "1.0.0",
+            "capabilities": [{"name": "work", "input_schema": {"n": "integer?"}}],
+            "communication": {"mindbus_queue": "q"},
+            "resources": {"max_concurrent_tasks": 2},
+        },
+    }
+
+
 class Worker:
     """A consumer whose work goes on until it is told to end."""
 
@@ -176,22 +191,10 @@ async def test_what_waits_in_its_queue_for_a_node_is_done_when_the_node_is_there
     await channel.declare_queue("q", TIMEOUT, durable=True, arguments=names.QUEUE_ARGUMENTS)
     for n in range(20):
         await send(channel, command(n=n))
-    passport = {
-        "apiVersion": "ai-team.dev/v1",
-        "kind": "NodePassport",
-        "metadata": {"name": "late"},
-        "spec": {
-            "type": "agent",
-            "version": "1.0.0",
-            "capabilities": [{"name": "work", "input_schema": {"n": "integer"}}],
-            "communication": {"mindbus_queue": "q"},
-            "resources": {"max_concurrent_tasks": 2},
-        },
-    }
-    node, done = Node(passport, registry_url="memory://late", bus_url=url), []
+    node, done = Node(passport(), registry_url="memory://late", bus_url=url), []
 
     @node.capability("work")
-    async def work(n: int) -> None:
+    async def work(n: int = -1) -> None:
         done.append(n)
 
     async with node:
@@ -288,22 +291,11 @@ async def test_an_agent_of_others_that_answers_with_no_answer_is_not_given_the_s
         about = Properties(correlation_id=delivered.properties.correlation_id)
         channel.publish("", delivered.properties.reply_to, about, answer)
 
-    await channel.declare_queue("theirs", TIMEOUT)
-    await channel.consume("theirs", serve, TIMEOUT)
-    passport = {
-        "apiVersion": "ai-team.dev/v1",
-        "kind": "NodePassport",
-        "metadata": {"name": "theirs"},
-        "spec": {
-            "type": "agent",
-            "version": "1.0.0",
-            "capabilities": [{"name": "work"}],
-            "communication": {"mindbus_queue": "theirs"},
-        },
-    }
+    await channel.declare_queue("q", TIMEOUT)
+    await channel.consume("q", serve, TIMEOUT)
     async with (
         Registry.connect("memory://theirs") as registry,
-        await registry.register(passport),
+        await registry.register(passport()),
         Orchestrator.connect("memory://theirs", url) as orchestrator,
     ):
         with pytest.raises(RemoteError, match=re.escape(says)) as caught:
@@ -386,3 +378,56 @@ async def test_a_command_of_others_that_ends_is_on_no_record(
     assert record.stat().st_size == 1
     echo(held[1])
     assert not record.exists()
+
+
+async def test_of_dead_letters_with_ids_of_others_the_one_that_was_sent_again_goes(
+    url: str, caller: AmqpBus, foreign: Open
+) -> None:
+    mine, theirs = Message.command("work", {"n": 1}), Message.command("work", {"n": 2})
+    await caller.bury(mine, "why")
+    theirs.id = mine.id  # another program's events may have any; its envelope has one as well
+    await send(await foreign(), theirs.to_bytes(), names.DEAD, message_id="envelope")
+    node, done = Node(passport(), registry_url="memory://letters", bus_url=url), []
+
+    @node.capability("work")
+    async def work(n: int = 0) -> int:
+        done.append(n)
+        return n
+
+    async with node, Orchestrator.connect("memory://letters", url) as orchestrator:
+        assert (await orchestrator.retry("envelope", timeout=20)).result == 2
+    assert done == [2]
+    assert [corpse.id for corpse in await caller.corpses()] == [mine.id]
+
+
+async def test_what_was_published_and_is_too_large_is_told_as_that(
+    node: AmqpBus, foreign: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    await node.subscribe(["evt.#"], lambda key, message: None)
+    channel = await foreign()
+    body = b"x" * (17 * 1024 * 1024)
+    assert await published(channel, names.MAIN, "evt.a", Properties(), body, 20) == "taken"
+    await until(lambda: node.malformed == 1)
+    assert "the message is over the limit of 1048576 bytes" in caplog.text
+
+
+async def test_errors_name_the_action_of_commands_that_have_no_subject(
+    url: str, foreign: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
+    node = Node(passport(), registry_url="memory://nameless", bus_url=url)
+
+    @node.capability("work")
+    async def work(n: int = 0) -> int:
+        return n
+
+    channel, heard = await foreign(), list[Delivered]()
+    answers, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
+    await channel.consume(answers, heard.append, TIMEOUT, no_ack=True)
+    async with node:
+        for n in (1, 2):
+            keyed = Message.command("work", {"n": n}, key="k")
+            keyed.subject = ""
+            await send(channel, keyed.to_bytes(), reply_to=answers)
+            await until(lambda n=n: len(heard) == n)  # type: ignore[misc]  # a default binds it
+    assert "other params for work: repeat" in Message.from_bytes(heard[1].body or b"").data["message"]

@@ -123,7 +123,7 @@ class AmqpSubscription:
         self._acknowledge(delivered)
         self._count(delivered)
         try:
-            message = names.read(delivered.body or b"", delivered.properties, self._bus.max_message_bytes)
+            message = names.read(delivered.body, delivered.properties, self._bus.max_message_bytes)
         except MessageError as error:
             self._bus.malformed += 1
             log.warning("dropped a malformed message published as %r: %s", delivered.routing_key, error)

@@ -10,6 +10,7 @@ from roster.bus.amqp.envelope import Properties, Table
 from roster.bus.base import MAX_DEAD_LETTERS
 from roster.bus.message import MAX_TIMEOUT_MS, Message
 from roster.bus.topics import MAX_NAME_BYTES
+from roster.errors import Code, MessageError
 
 MAIN = "mindbus.main"
 DEAD = "mindbus.dead"
@@ -88,12 +89,17 @@ def envelope(message: Message, correlation: str = "", reply_to: str = "") -> Pro
     )
 
 
-def read(body: bytes, properties: Properties, limit: int) -> Message:
+def read(body: bytes | None, properties: Properties, limit: int) -> Message:
     """Read a message; what its AMQP properties say of priority and expiry counts.
+
+    Args:
+        body: None: it was too large to keep.
 
     Raises:
         MessageError: it is none.
     """
+    if body is None:
+        raise MessageError(f"the message is over the limit of {limit} bytes", code=Code.RESOURCE_EXHAUSTED)
     in_binary = binary.is_binary(properties)
     message = binary.read(body, properties, limit) if in_binary else Message.from_bytes(body, limit=limit)
     message.size = len(body)

@@ -247,9 +247,9 @@ class Sender:
     # --- answers ---
 
     def _on_reply(self, delivered: Delivered) -> None:
-        properties, body = delivered.properties, delivered.body or b""
+        properties, body = delivered.properties, delivered.body
         if properties.type == names.STARTED:
-            for id_ in body.decode("utf-8", "replace").split("\n"):
+            for id_ in (body or b"").decode("utf-8", "replace").split("\n"):
                 if (begun := self._exchanges.get(id_)) is not None:
                     begun.started = True
             return

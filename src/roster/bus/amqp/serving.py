@@ -346,8 +346,6 @@ class AmqpConsumer:
     def _take(self, delivered: Delivered) -> None:
         properties = delivered.properties
         try:
-            if delivered.body is None:
-                raise MessageError(f"it is over the limit of {self.max_message_bytes} bytes")
             message = names.read(delivered.body, properties, self.max_message_bytes)
         except MessageError as error:
             self._malformed(delivered, error)
