@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event
@@ -140,6 +141,29 @@ async def test_dead_letters_are_dropped_one_by_one_and_the_others_keep_their_pla
     assert [letter.message for letter in await caller.dead_letters()] == left
     assert len(await caller.drop_dead(lambda corpse: True)) == 3
     assert await caller.corpses() == []
+
+
+async def test_burying_goes_on_over_one_channel_and_a_queue_that_was_deleted(
+    caller: AmqpBus, foreign: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = [Message.command("work", {"n": n}) for n in range(5)]
+    await caller.bury(messages[0], "why")
+    connection, opened = caller._sender.line.current, list[object]()
+    assert connection is not None
+    open_channel = connection.channel
+
+    async def counted(*about: Any, **more: Any) -> Channel:
+        opened.append(about)
+        return await open_channel(*about, **more)
+
+    monkeypatch.setattr(connection, "channel", counted)
+    await asyncio.gather(*(caller.bury(message, "why") for message in messages[1:]))
+    assert opened == []
+    letters = await caller.dead_letters()
+    assert sorted(letter.message.params["n"] for letter in letters) == [0, 1, 2, 3, 4]
+    await (await foreign()).delete_queue(names.DEAD, TIMEOUT)
+    await caller.bury(messages[0], "why")
+    assert [letter.message for letter in await caller.dead_letters()] == messages[:1]
 
 
 async def test_two_who_look_at_dead_letters_at_once_see_all_of_them(

@@ -50,44 +50,63 @@ class Corpse:
     queue: str
 
 
-async def bury(
-    connection: Connection,
-    settings: Settings,
-    properties: Properties,
-    raw: bytes,
-    reason: str,
-    *,
-    queue: str = "",
-) -> None:
-    """Keep a message, whatever it holds.
+class Graves:
+    """Where messages are buried, over one channel that is kept: of rubbish there may be much."""
 
-    Args:
-        queue: where it was meant to go, if that is known.
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._channel: Channel | None = None
+        self._opening = asyncio.Lock()
 
-    Raises:
-        BusUnavailableError: it cannot be kept.
-    """
-    try:
-        timeout = settings.timeout
-        await make_sure(
-            connection,
-            timeout,
-            ask=lambda channel: channel.declare_queue(names.DEAD, timeout, passive=True),
-            make=lambda channel: channel.declare_queue(
-                names.DEAD, timeout, durable=True, arguments=names.DEAD_ARGUMENTS
-            ),
-        )
-        channel = await connection.channel(settings.timeout, confirms=True)
+    async def bury(
+        self, connection: Connection, properties: Properties, raw: bytes, reason: str, *, queue: str = ""
+    ) -> None:
+        """Keep a message, whatever it holds.
+
+        Args:
+            connection: to send it on.
+            properties: its envelope.
+            raw: what was sent.
+            reason: why, for people.
+            queue: where it was meant to go, if that is known.
+
+        Raises:
+            BusUnavailableError: it cannot be kept.
+        """
         # As JSON: a header is text that other programs show, and a reason may hold anything.
         about = {"reason": json.dumps(reason[:_MAX_REASON]), "buried-at": utc_now(), "queue": queue}
         headers = {**binary.headers_of(properties), **about}
         envelope = replace(properties, headers=headers, delivery_mode=2, reply_to="", expiration="")
-        receipt = await published(channel, "", names.DEAD, envelope, raw, settings.timeout)
-        await channel.close(settings.timeout)
-    except LostError as error:
-        raise unavailable("keep a dead letter", settings.display, error) from error
-    if receipt != "taken":
-        raise not_kept(receipt, "keep a dead letter", settings)
+        for again in (True, False):
+            try:
+                channel = await self._open(connection, anew=not again)
+            except LostError as error:
+                raise unavailable("keep a dead letter", self._settings.display, error) from error
+            receipt = await published(channel, "", names.DEAD, envelope, raw, self._settings.timeout)
+            if receipt != "returned":
+                break
+            # Somebody has deleted the queue: it is made again.
+        if receipt != "taken":
+            if channel.fault is not None:
+                raise unavailable("keep a dead letter", self._settings.display, channel.fault)
+            raise not_kept(receipt, "keep a dead letter", self._settings)
+
+    async def _open(self, connection: Connection, *, anew: bool) -> Channel:
+        async with self._opening:
+            channel, timeout = self._channel, self._settings.timeout
+            usable = channel is not None and channel.fault is None and channel.connection is connection
+            if not usable or anew:
+                await make_sure(
+                    connection,
+                    timeout,
+                    ask=lambda scratch: scratch.declare_queue(names.DEAD, timeout, passive=True),
+                    make=lambda scratch: scratch.declare_queue(
+                        names.DEAD, timeout, durable=True, arguments=names.DEAD_ARGUMENTS
+                    ),
+                )
+            if channel is None or not usable:
+                channel = self._channel = await connection.channel(timeout, confirms=True)
+            return channel
 
 
 async def corpses(connection: Connection, settings: Settings) -> list[Corpse]:

@@ -85,6 +85,7 @@ class AmqpBus:
         self._malformed = 0
         self._no_burials_until = 0.0
         self._sender: Sender
+        self._graves: dead.Graves
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = ""
         self._consumers: dict[str, AmqpConsumer] = {}
@@ -102,6 +103,7 @@ class AmqpBus:
             raise BusUnavailableError(f"the bus {self.url} belongs to another event loop: open one for each")
         self._loop = loop
         self.returns = Returns(self.settings, self._on_orphan)
+        self._graves = dead.Graves(self.settings)
         self._sender = Sender(self.settings, self.max_message_bytes, self.returns)
         self.serving = Line(self.settings, "serving", _nothing, lambda _: None)
         _buses.add(self)
@@ -273,7 +275,7 @@ class AmqpBus:
         wait = self.settings.timeout if wait is None else wait
         await self._sender.ready(wait)  # a broker that is short of memory takes nothing
         connection = await self._sender.line.up(self.settings.timeout)
-        await dead.bury(connection, self.settings, properties, raw, reason, queue=queue)
+        await self._graves.bury(connection, properties, raw, reason, queue=queue)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
