@@ -17,10 +17,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tests.cli.conftest import Result, editor, roster
 from tests.conftest import passport
+from tests.engines import own_bus
 
 from roster import Message, Node, __version__
 from roster._loops import LoopThread
@@ -515,6 +517,17 @@ def test_a_bus_that_is_gone_or_open_to_others_is_told(place: Place) -> None:
             shutil.move(place.directory / "elsewhere", bus)
     # The node may have made its directory again meanwhile, which is as good.
     assert all("is not there" in one["what"] or one["level"] == "OK" for one in found)
+
+
+def test_a_broker_that_does_not_let_us_in_is_told_and_no_node_is_called_deaf(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    where = urlsplit(own_bus())
+    monkeypatch.setenv("ROSTER_BUS", f"amqp://owner:wrong@{where.hostname}:{where.port}{where.path}")
+    found = [one for one in examined() if one["area"] == "bus"]
+    assert [one["level"] for one in found] == ["FAIL"]
+    assert "the user or the password is wrong" in found[0]["what"]
 
 
 # -- the machine and the environment ------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from roster.bus.sockets import socket_directory
 from roster.bus.survey import survey
 from roster.bus.url import BusURL, parse_url
 from roster.cli.doctor.finding import Finding, fail, few, ok, warn
-from roster.errors import BusUnavailableError, CallError, ConfigError, MessageError
+from roster.errors import BusUnavailableError, CallError, Code, ConfigError, MessageError
 from roster.registry import Holder, NodeRecord
 
 AREA = "bus"
@@ -63,7 +63,9 @@ async def examine(url: str | None, records: list[NodeRecord] | None) -> list[Fin
         found = await asyncio.to_thread(_sockets, where.directory, records)
     try:
         async with open_bus(url) as bus:
-            return [*await _ask_all(bus, live, known=records is not None), *found, *await _buried(bus)]
+            # First what needs the bus alone: who cannot reach it must not call the nodes deaf.
+            buried = await _buried(bus)
+            return [*await _ask_all(bus, live, known=records is not None), *found, *buried]
     except (BusUnavailableError, ConfigError) as error:
         return [fail(AREA, str(error), "see whether ROSTER_BUS is the one that your agents use")]
 
@@ -235,10 +237,17 @@ def _is_stopped(holder: Holder) -> bool:
 
 
 async def _buried(bus: Bus) -> list[Finding]:
+    """Return what is found among the dead letters.
+
+    Raises:
+        BusUnavailableError: the broker cannot be reached, or does not let us in.
+    """
     try:
         async with asyncio.timeout(READ_DEADLINE):
             return _said_of(await bus.dead_letters())
     except (CallError, TimeoutError) as error:
+        if isinstance(error, BusUnavailableError) and error.code != Code.PERMISSION_DENIED:
+            raise
         return [warn(AREA, f"dead letters cannot be read: {str(error) or 'no answer'}", "see the bus")]
 
 
