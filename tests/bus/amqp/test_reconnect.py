@@ -123,6 +123,27 @@ async def test_a_command_in_a_queue_that_is_deleted_fails_and_does_not_hang(
     await until(lambda: consumer.healthy)
 
 
+async def test_what_waits_in_hand_when_its_queue_is_deleted_is_handed_back_at_once(
+    node: AmqpBus, caller: AmqpBus, foreign: Open
+) -> None:
+    held: list[Delivery] = []
+    withdrawn: list[str] = []
+    consumer = await node.serve("q", held.append, prefetch=2)
+    out = [await caller.send("q", Message.command("work", {"n": n})) for n in range(2)]
+    await until(lambda: len(held) == 2)
+    held[1].on_cancel = lambda: withdrawn.append(held[1].message.id)
+    held[0].start()
+    consumer.flush()
+    await (await foreign()).delete_queue("q", TIMEOUT)
+    with pytest.raises(DeliveryError, match="its queue was deleted") as caught:
+        await soon(out[1].answer)
+    assert (caught.value.outcome, caught.value.retryable) == ("refused", True)
+    assert withdrawn == [held[1].message.id]
+    await until(lambda: consumer.healthy)
+    echo(held[0])
+    assert (await soon(out[0].answer)).data["result"] == {"n": 0}
+
+
 async def test_a_channel_that_is_closed_is_opened_again(node: AmqpBus, caller: AmqpBus) -> None:
     held: list[Delivery] = []
     consumer = await node.serve("q", held.append)

@@ -194,6 +194,12 @@ class AmqpDelivery:
         self._consumer.forget(self)
         self._tell()
 
+    def withdrawn(self, why: str) -> None:
+        """Hand it back, and stop it here."""
+        if self.key[0] and not self.over:
+            self.hand_back(why)
+            self._tell()
+
     def hand_back(self, why: str) -> None:
         """Tell the caller that there will be no answer."""
         if self.over:

@@ -246,6 +246,11 @@ class AmqpConsumer:
             log.warning(
                 "the queue %r on %s was deleted: it is made again", self.queue, self._settings.display
             )
+            for delivery in list(self._in_hand.values()):
+                if not delivery.started:
+                    delivery.withdrawn(
+                        "its queue was deleted"
+                    )  # the broker has it no more to give to another
             channel, self._channel = self._channel, None
             self._lost()
             channel.give_up(LostError("its queue was deleted"))
