@@ -18,7 +18,10 @@ from nameko.rpc import ServiceRpc, rpc  # noqa: E402
 from nameko.runners import ServiceRunner  # noqa: E402
 from nameko.testing.services import once  # noqa: E402
 
-from peers.programs.common import CLIENTS, QUEUE, Answer, Notes, call_blocking, loads, main  # noqa: E402
+from peers.programs.common import QUEUE, Answer, Notes, call_blocking, loads, main  # noqa: E402
+
+# Its client takes any number of calls at a time; so many are waited for at most.
+_CALLS = 5000
 
 
 def agent(notes: Notes, name: str, url: str, capacity: int) -> None:
@@ -48,7 +51,7 @@ class _Greenlets:
     """A pool of greenlets that looks like one of threads."""
 
     def __init__(self) -> None:
-        self._pool = eventlet.GreenPool(CLIENTS)
+        self._pool = eventlet.GreenPool(_CALLS)
 
     def submit(self, function: Callable[..., None], /, *arguments: Any) -> None:
         self._pool.spawn_n(function, *arguments)

@@ -233,6 +233,11 @@ class Exchange(Protocol):
         ...
 
     @property
+    def silence_tells(self) -> bool:
+        """Whether the work has surely not begun as long as `started` is false: nothing on the way holds that word back."""
+        ...
+
+    @property
     def answer(self) -> asyncio.Future[Message]:
         """The result or error message; raises `DeliveryError` when the consumer is gone."""
         ...

@@ -32,6 +32,7 @@ class LocalExchange:
     """A command on its way."""
 
     __slots__ = ("_link", "_number", "_on_progress", "answer", "started")
+    silence_tells: bool = True  # the word is in the socket before the work begins
 
     def __init__(self, link: Link, number: int, on_progress: Callable[[Message], None] | None) -> None:
         self.started = False

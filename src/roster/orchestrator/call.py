@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
 _ANSWER_MARGIN = 0.25
+# The same where the caller's own deadline leaves no time for that: the node has so much less of it.
+_WAY_BACK = 0.02
 _MAX_REFUSALS = 64
 # How long a call waits for registered nodes that nobody can reach: what an agent needs to be started again.
 _RETURN_WAIT = 3.0
@@ -189,7 +191,7 @@ class Call:
     def _stop(self, why: str) -> None:
         """The command on whose behalf this call was made is over."""
         for outstanding in list(self._out):
-            outstanding.settle(_stopped(why, "unknown" if outstanding.exchange.started else "refused"))
+            outstanding.settle(_stopped(why, outstanding.known))
 
     # -- choosing -------------------------------------------------------------------------------------------------
 
@@ -385,7 +387,7 @@ class Call:
                 raise self._too_late(self._last)
             raise CallTimeoutError(f"{self.query.capability} had no time left to be sent", outcome="not_sent")
         limit = min(value for value in (left, contract.timeout, self.attempt_timeout) if value is not None)
-        message = self._message(node, limit)
+        message = self._message(node, min(limit, left - min(_WAY_BACK, left / 10)))
         router.sent(node.key, uid=node.uid)
         outcome: Outcome = "cancelled"
         load: tuple[int, int, int, int] | None = None
@@ -461,7 +463,7 @@ class Call:
             exchange.cancel()
             raise CallTimeoutError(
                 f"no answer to {self.query.capability} within {limit:.3f} s",
-                outcome="unknown" if exchange.started else "refused",
+                outcome=outstanding.known,
                 retryable=True,
             ) from None
         except asyncio.CancelledError:

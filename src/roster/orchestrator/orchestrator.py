@@ -670,7 +670,7 @@ class Orchestrator:
             lambda outstanding: DeliveryError(
                 "the orchestrator was closed, and took the command back",
                 code=Code.CANCELLED,
-                outcome="unknown" if outstanding.exchange.started else "refused",
+                outcome=outstanding.known,
                 retryable=False,
             )
         )

@@ -17,7 +17,7 @@ from roster._clock import boottime
 from roster.bus import Message
 from roster.bus.base import Exchange
 from roster.bus.message import Kind
-from roster.errors import CallError, DeliveryError
+from roster.errors import CallError, DeliveryError, Outcome
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
@@ -54,6 +54,12 @@ class Outstanding:
     sent: float
     hedge: asyncio.Task[None] | None = None
     answered_by: str = ""
+
+    @property
+    def known(self) -> Outcome:
+        """What is known of the work as long as there is no answer."""
+        silent = not self.exchange.started and self.exchange.silence_tells
+        return "refused" if silent else "unknown"
 
     def settle(self, end: Message | CallError) -> None:
         """End it from this side, and take the command back from its node."""

@@ -363,5 +363,9 @@ class _Unanswered:
     def started(self) -> bool:
         return self._inner.started
 
+    @property
+    def silence_tells(self) -> bool:
+        return self._inner.silence_tells
+
     def cancel(self) -> None:
         self._inner.cancel()

@@ -19,7 +19,7 @@ from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.publishing import published
-from roster.errors import BusUnavailableError, Code, DeliveryError, RemoteError
+from roster.errors import BusUnavailableError, CallTimeoutError, Code, DeliveryError, RemoteError
 
 
 async def send(channel: Channel, body: bytes, queue: str = "q", **properties: Any) -> None:
@@ -296,6 +296,24 @@ async def test_an_agent_of_others_that_answers_with_no_answer_is_not_given_the_s
         with pytest.raises(RemoteError, match=re.escape(says)) as caught:
             await orchestrator.call("work", {}, timeout=60)
     assert (caught.value.code, caught.value.outcome) == (Code.DATA_LOSS, "unknown")
+    assert len(got) == 1
+
+
+async def test_that_nobody_says_a_word_does_not_tell_that_the_work_has_not_begun(
+    url: str, foreign: Open
+) -> None:
+    """A broker that is short of memory holds back what a node says when it begins."""
+    channel, got = await foreign(), list[Delivered]()
+    await channel.declare_queue("q", TIMEOUT)
+    await channel.consume("q", got.append, TIMEOUT)
+    async with (
+        Registry.connect("memory://silent") as registry,
+        await registry.register(passport()),
+        Orchestrator.connect("memory://silent", url) as orchestrator,
+    ):
+        with pytest.raises(CallTimeoutError) as caught:
+            await orchestrator.call("work", {}, timeout=0.5)
+    assert caught.value.outcome == "unknown"
     assert len(got) == 1
 
 

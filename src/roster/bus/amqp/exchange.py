@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class AmqpExchange:
     """A command on its way."""
 
+    # A broker that is short of memory, or stands still, holds back what nodes say.
+    silence_tells: bool = False
     __slots__ = (
         "_on_progress",
         "_sender",
