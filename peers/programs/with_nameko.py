@@ -22,6 +22,8 @@ from peers.programs.common import QUEUE, Answer, Notes, call_blocking, loads, ma
 
 # Its client takes any number of calls at a time; so many are waited for at most.
 _CALLS = 5000
+# Seconds.
+_LISTENS_AFTER = 2.0
 
 
 def agent(notes: Notes, name: str, url: str, capacity: int) -> None:
@@ -71,6 +73,8 @@ def caller(notes: Notes, url: str) -> None:
                 with eventlet.Timeout(timeout, TimeoutError(f"no answer within {timeout:g} s")):
                     return self.service.work(**sent)
 
+            # A call made before its listener for answers has a queue is one whose answer is lost, and that ends the service.
+            time.sleep(_LISTENS_AFTER)
             greenlets, asked = _Greenlets(), loads()
             notes.write("ready")
             while (load := eventlet.tpool.execute(next, asked, None)) is not None:
