@@ -168,6 +168,14 @@ async def call_async(notes: Notes, load: Load, call: Callable[[Answer, float], A
     course.end()
 
 
+async def call_as_told(notes: Notes, call: Callable[[Answer, float], Awaitable[Any]]) -> None:
+    """Say that the caller is ready, and send each load that comes on the input, by a function as in `call_async`."""
+    notes.write("ready")
+    asked = loads()
+    while (load := await asyncio.to_thread(next, asked, None)) is not None:
+        await call_async(notes, load, call)
+
+
 class Pool(Protocol):
     """Runs functions side by side."""
 

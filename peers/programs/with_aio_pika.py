@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from typing import Any
 from uuid import uuid4
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
-from peers.programs.common import QUEUE, Answer, Notes, call_async, loads, main
+from peers.programs.common import QUEUE, Answer, Notes, call_as_told, main
 
 _CONFIRMS = os.environ.get("CONFIRMS") != "0"
 
@@ -76,13 +75,9 @@ def caller(notes: Notes, url: str) -> None:
                 await channel.default_exchange.publish(message, routing_key=QUEUE)
                 return await waiting[key]
 
-        notes.write("ready")
-        asked = loads()
-        while (load := await asyncio.to_thread(next, asked, None)) is not None:
-            await call_async(notes, load, call)
+        await call_as_told(notes, call)
 
     asyncio.run(send())
-    sys.exit()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 from faststream import FastStream
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 
-from peers.programs.common import CLIENTS, QUEUE, Answer, Notes, call_async, loads, main
+from peers.programs.common import CLIENTS, QUEUE, Answer, Notes, call_as_told, main
 
 _QUEUE = RabbitQueue(QUEUE, durable=True)
 
@@ -54,10 +54,7 @@ def caller(notes: Notes, url: str) -> None:
                     free.put_nowait(broker)
             return json.loads(answer.body)
 
-        notes.write("ready")
-        asked = loads()
-        while (load := await asyncio.to_thread(next, asked, None)) is not None:
-            await call_async(notes, load, call)
+        await call_as_told(notes, call)
 
     asyncio.run(send())
 

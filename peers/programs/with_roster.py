@@ -6,7 +6,7 @@ import asyncio
 import signal
 from typing import Any
 
-from peers.programs.common import QUEUE, Answer, Notes, call_async, loads, main
+from peers.programs.common import QUEUE, Answer, Notes, call_as_told, main
 from roster import Node, Orchestrator
 
 
@@ -63,10 +63,7 @@ def caller(notes: Notes, url: str) -> None:
                 return await orchestrator.call(QUEUE, sent, timeout=timeout)
 
             await orchestrator.start()
-            notes.write("ready")
-            asked = loads()
-            while (load := await asyncio.to_thread(next, asked, None)) is not None:
-                await call_async(notes, load, call)
+            await call_as_told(notes, call)
 
     asyncio.run(send())
 
