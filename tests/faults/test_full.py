@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -29,9 +30,9 @@ def mute(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(Registration, "report", lambda *args, **options: None)
 
 
-async def test_a_call_that_waits_for_a_node_which_others_have_filled_goes_there_as_soon_as_it_has_room(
-    urls: Urls, mute: Callable[[], None]
-) -> None:
+@asynccontextmanager
+async def filled(urls: Urls) -> AsyncIterator[tuple[Orchestrator, Callable[[], Awaitable[None]]]]:
+    """A caller of a node that does `work`, which another has filled, and a function after which the node is empty."""
     go = asyncio.Event()
 
     async def hold() -> None:
@@ -42,12 +43,23 @@ async def test_a_call_that_waits_for_a_node_which_others_have_filled_goes_there_
         Orchestrator.connect(*urls) as other,
     ):
         holding = asyncio.create_task(other.call("hold", timeout=30))
+
+        async def empty() -> None:
+            go.set()
+            await holding
+
         await eventually(lambda: state(orchestrator, "default/a") == "busy")
+        yield orchestrator, empty
+
+
+async def test_a_call_that_waits_for_a_node_which_others_have_filled_goes_there_as_soon_as_it_has_room(
+    urls: Urls, mute: Callable[[], None]
+) -> None:
+    async with filled(urls) as (orchestrator, empty):
         mute()
         waiting = [asyncio.create_task(orchestrator.call("work", timeout=30)) for _ in range(3)]
         await eventually(lambda: orchestrator.waiting.waiting("work") == 3)
-        go.set()
-        await holding
+        await empty()
         assert await asyncio.gather(*waiting) == ["done"] * 3
         assert state(orchestrator, "default/a") == "busy", "the registry knows of no room to this moment"
 
@@ -56,23 +68,12 @@ async def test_a_call_that_waits_is_told_again_and_again_by_a_node_that_stays_fu
     urls: Urls, mute: Callable[[], None]
 ) -> None:
     """The question waits at the node, at most for a moment; then it is asked anew, for as long as the call waits."""
-    go = asyncio.Event()
-
-    async def hold() -> None:
-        await go.wait()
-
-    async with (
-        serving(urls, {"a": {"hold": hold, "work": lambda: "done"}}, at_once=1) as orchestrator,
-        Orchestrator.connect(*urls) as other,
-    ):
-        holding = asyncio.create_task(other.call("hold", timeout=30))
-        await eventually(lambda: state(orchestrator, "default/a") == "busy")
+    async with filled(urls) as (orchestrator, empty):
         mute()
         waiting = asyncio.create_task(orchestrator.call("work", timeout=30))
         await eventually(lambda: orchestrator.inquiries.asked == 3)
         assert not waiting.done()
-        go.set()
-        await holding
+        await empty()
         assert await waiting == "done"
 
 
