@@ -382,6 +382,23 @@ async def test_a_delegated_call_ends_with_the_deadline_of_the_command_above_it(u
             await eventually(lambda: _nodes["inner"].active_tasks == 0)
 
 
+@pytest.mark.parametrize("idempotent", [None, True])
+async def test_what_its_node_stopped_at_the_deadline_is_not_begun_again(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch, idempotent: bool | None
+) -> None:
+    """A node has a little less time than its caller: what is left then is for its answer to come back in."""
+    counts: Counter[str] = Counter()
+    capability = {"name": "work"} if idempotent is None else {"name": "work", "idempotent": idempotent}
+    members = [(name, counting(name, counts, 60)) for name in ("a", "b")]
+    async with team(urls, *members, capability=capability) as (orchestrator, nodes):
+        monkeypatch.setattr(orchestrator.rng, "uniform", lambda low, high: low)  # no pause before another try
+        for done in range(1, 6):
+            with pytest.raises(CallTimeoutError):
+                await orchestrator.call("work", timeout=0.3)
+            await eventually(lambda: not any(node.active_tasks for node in nodes.values()))
+            assert counts.total() == done
+
+
 async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls: Urls) -> None:
     async def slow() -> None:
         await asyncio.sleep(60)

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
 _ANSWER_MARGIN = 0.25
-# The same where the caller's own deadline leaves no time for that: the node has so much less of it.
+# The same where the caller's own deadline leaves no time for that: the node has so much less of it. What is left when
+# the node says so is for its word to come back, not for another try.
 _WAY_BACK = 0.02
 _MAX_REFUSALS = 64
 # How long a call waits for registered nodes that nobody can reach: what an agent needs to be started again.
@@ -534,7 +535,7 @@ class Call:
         refused = error.retryable and error.outcome in ("not_sent", "refused")
         if self.keyed is not None and refused and await self.keyed.refused(node, error):
             return
-        if left <= 0:
+        if left <= 0 or (isinstance(error, CallTimeoutError) and left < _WAY_BACK + TOO_LITTLE):
             error = self._never_alone(error)
             plain = isinstance(error, (CallTimeoutError, AllNodesBusyError))
             self._give_up(error if plain else self._too_late(error))
