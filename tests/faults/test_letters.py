@@ -12,6 +12,7 @@ from tests.faults.stage import Handler, hands, serving, state, until_hands
 
 from roster import (
     AllNodesBusyError,
+    CallTimeoutError,
     Context,
     Message,
     MindBus,
@@ -32,6 +33,19 @@ async def bury(urls: Urls, *messages: Message) -> None:
 
 async def kept(orchestrator: Orchestrator) -> list[str]:
     return [letter.id for letter in await orchestrator.bus.corpses()]
+
+
+async def in_vain(orchestrator: Orchestrator, command: Message) -> None:
+    """Send a letter again while no node is idle, until that is what its sender hears."""
+    for _ in range(20):
+        with pytest.raises((AllNodesBusyError, CallTimeoutError)) as caught:
+            await orchestrator.retry(command.id, timeout=0.3)
+        if isinstance(caught.value, AllNodesBusyError):
+            assert "idle" in str(caught.value)
+            return
+        # The node's word came too late on a machine that lags: then nobody knows what became of it.
+        assert caught.value.outcome == "unknown"
+    pytest.fail("its sender never heard of the node")
 
 
 async def test_a_command_that_is_answered_is_removed_and_went_as_it_was_with_a_deadline_of_its_own(
@@ -109,8 +123,8 @@ async def test_it_waits_for_a_node_that_does_nothing_else(urls: Urls) -> None:
     async with serving(urls, {"one": {"work": work}}) as orchestrator:
         neighbour = asyncio.create_task(orchestrator.call("work", {"who": "neighbour"}, timeout=60))
         await eventually(lambda: beside == ["neighbour"])
-        with pytest.raises(AllNodesBusyError, match="idle"):
-            await orchestrator.retry(command.id, timeout=0.3)
+        await in_vain(orchestrator, command)
+        assert beside == ["neighbour"]
         assert await kept(orchestrator) == [command.id]
         again = asyncio.create_task(orchestrator.retry(command.id, timeout=20))
         release.set()

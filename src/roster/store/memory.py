@@ -125,14 +125,13 @@ class MemoryLease:
         return self._lost or self._store.now() >= self._deadline
 
     async def keep_alive(self) -> None:
-        sent = self._store.now()
         with self._store.settled() as space:
             state = space.leases.get(self._id)
             if state is None:
                 self._lost = True
                 raise LeaseLostError(f"the lease {self._id} has ended: grant another")
-            state.deadline = sent + self._ttl
-        self._deadline = sent + self._ttl
+            # Read under the lock: two threads may renew it at once, and time never goes back.
+            self._deadline = state.deadline = self._store.now() + self._ttl
 
     async def describe(self, hint: Hint) -> None:
         pass  # nobody else looks into this store
@@ -257,12 +256,12 @@ class MemoryStore:
 
     async def grant(self, ttl: float, *, lingering: bool = False, hint: Hint | None = None) -> MemoryLease:
         limits.check_ttl(ttl)
-        sent = self.now()
         with self.settled() as space:
             space.leases_made += 1
             lease_id = f"{space.leases_made:x}"
-            space.leases[lease_id] = LeaseState(ttl, sent + ttl, set())
-        return MemoryLease(self, lease_id, ttl, sent + ttl)
+            deadline = self.now() + ttl
+            space.leases[lease_id] = LeaseState(ttl, deadline, set())
+        return MemoryLease(self, lease_id, ttl, deadline)
 
     async def close(self) -> None:
         self._closed = True
