@@ -150,8 +150,13 @@ class Delivery(Protocol):
     on_cancel: Callable[[], None] | None
     """Called once if the sender takes the command back. Set by the consumer."""
 
-    def start(self) -> None:
-        """Say that the command is about to run. Call `Consumer.flush` before the work begins."""
+    def start(self, *, once: bool = False) -> None:
+        """Say that the command is about to run. Call `Consumer.flush` before the work begins.
+
+        Args:
+            once: it must not begin a second time, whatever becomes of this process. Who calls through Roster sees to
+                that himself; where another program has sent it, the engine does, as far as it could be given out again.
+        """
         ...
 
     def progress(self, message: Message) -> None:

@@ -49,7 +49,7 @@ class LocalDelivery:
     def sender(self) -> int:
         return self._guest.sender
 
-    def start(self) -> None:
+    def start(self, *, once: bool = False) -> None:
         if not self._started and not self._over:
             self._started = True
             self._guest.wire.send(frames.START, self._number)

@@ -144,7 +144,7 @@ class MemoryDelivery:
         self._started = False
         self._over = to is None
 
-    def start(self) -> None:
+    def start(self, *, once: bool = False) -> None:
         if self._started or self._over:
             return
         self._started = True

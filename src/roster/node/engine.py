@@ -358,7 +358,7 @@ class Engine:
     def _start_next(self) -> None:
         started = False
         while (work := self.hands.next(self._held)) is not None:
-            work.delivery.start()
+            work.delivery.start(once=work.handler.capability.idempotent is False)
             self._to_start.append(work)
             started = True
         if started and not self._start_planned:

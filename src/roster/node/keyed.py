@@ -69,12 +69,17 @@ class Shared:
     on_cancel: Callable[[], None] | None = None
     members: dict[Delivery, Member] = field(default_factory=dict)
     started: bool = False
+    _once: bool = False
 
-    def start(self) -> None:
+    def start(self, *, once: bool = False) -> None:
         """Tell all that the work begins."""
-        self.started = True
+        self.started, self._once = True, once
         for delivery in self.members:
-            delivery.start()
+            delivery.start(once=once)
+
+    def joined(self, delivery: Delivery) -> None:
+        """Tell one who came later that the work has begun."""
+        delivery.start(once=self._once)
 
     def progress(self, message: Message) -> None:
         """Tell all how far it is."""
@@ -181,7 +186,7 @@ class Keyed:
         if entry.work is not None:
             _extend(entry, entry.work)
             if entry.shared.started:
-                delivery.start()
+                entry.shared.joined(delivery)
                 self._engine.flush()
 
     def _leave(self, entry: Entry, member: Member, error: CallError) -> None:

@@ -307,8 +307,8 @@ class FaultyDelivery:
     def lag(self) -> float:
         return self._inner.lag
 
-    def start(self) -> None:
-        self._inner.start()
+    def start(self, *, once: bool = False) -> None:
+        self._inner.start(once=once)
         if self._asked is not None:
             self._asked.started = True
             self._faults.bell.ring()

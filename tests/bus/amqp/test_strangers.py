@@ -19,6 +19,7 @@ from roster.bus.amqp import AmqpBus, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.publishing import published
+from roster.bus.amqp.strikes import MAX_STRIKES
 from roster.errors import BusUnavailableError, CallTimeoutError, Code, DeliveryError, RemoteError
 
 
@@ -33,7 +34,8 @@ def command(**params: Any) -> bytes:
     return Message.command("work", params).to_bytes()
 
 
-def passport() -> dict[str, Any]:
+def passport(**about: Any) -> dict[str, Any]:
+    """Return a node's passport; keywords are said of its capability."""
     return {
         "apiVersion": "ai-team.dev/v1",
         "kind": "NodePassport",
@@ -41,7 +43,7 @@ def passport() -> dict[str, Any]:
         "spec": {
             "type": "agent",
             "version": "1.0.0",
-            "capabilities": [{"name": "work", "input_schema": {"n": "integer?"}}],
+            "capabilities": [{"name": "work", "input_schema": {"n": "integer?"}, **about}],
             "communication": {"mindbus_queue": "q"},
             "resources": {"max_concurrent_tasks": 2},
         },
@@ -325,6 +327,7 @@ async def test_a_stream_is_no_queue_for_commands(node: AmqpBus, foreign: Open) -
     assert not caught.value.retryable
 
 
+@pytest.mark.parametrize("once", [False, True], ids=["may begin again", "must not"])
 @pytest.mark.parametrize("waits", [True, False], ids=["with reply_to", "without"])
 async def test_a_command_of_others_that_kills_its_node_again_and_again_is_given_up(
     connect: Callable[..., AmqpBus],
@@ -332,19 +335,21 @@ async def test_a_command_of_others_that_kills_its_node_again_and_again_is_given_
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     waits: bool,
+    once: bool,
 ) -> None:
+    most = 1 if once else 3
     monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
     channel, heard, begun = await foreign(), list[Delivered](), Counter[str]()
     answers, *_ = await channel.declare_queue("", TIMEOUT, exclusive=True)
     await channel.consume(answers, heard.append, TIMEOUT, no_ack=True)
     await channel.declare_queue("q", TIMEOUT, durable=True, arguments=names.QUEUE_ARGUMENTS)
     await send(channel, command(name="deadly"), reply_to=answers if waits else "")
-    for times in range(1, 4):
+    for times in range(1, most + 1):
         bus = connect()
 
         def serve(delivery: Delivery) -> None:
             begun[delivery.message.params["name"]] += 1
-            delivery.start()
+            delivery.start(once=once)
 
         await serve_when_free(bus, serve)
         await until(lambda times=times: begun["deadly"] == times)  # type: ignore[misc]  # a default binds it
@@ -353,8 +358,8 @@ async def test_a_command_of_others_that_kills_its_node_again_and_again_is_given_
     await serve_when_free(bus, echo)
     await until_buried(bus, 1)
     (corpse,) = await bus.corpses()
-    assert "has begun again and again" in corpse.reason
-    assert begun["deadly"] == 3
+    assert "has begun before, and its node was gone" in corpse.reason
+    assert begun["deadly"] == most
     if waits:
         await until(lambda: len(heard) == 1)
         error = Message.from_bytes(heard[0].body or b"").data
@@ -391,6 +396,24 @@ async def test_a_command_of_others_that_ends_is_on_no_record(
     assert record.stat().st_size == 1
     echo(held[1])
     assert not record.exists()
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+async def test_a_node_says_what_must_not_begin_twice(
+    url: str, foreign: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, idempotent: bool
+) -> None:
+    monkeypatch.setenv("ROSTER_STATE_DIR", str(tmp_path))
+    node = Node(passport(idempotent=idempotent), registry_url="memory://once", bus_url=url)
+    records: list[list[int]] = []
+
+    @node.capability("work")
+    async def work(n: int = 0) -> None:
+        records.append([path.stat().st_size for path in (tmp_path / "begun").rglob("*") if path.is_file()])
+
+    async with node:
+        await send(await foreign(), command())
+        await until(lambda: len(records) == 1)
+    assert records == [[] if idempotent else [MAX_STRIKES]]
 
 
 async def test_of_dead_letters_with_ids_of_others_the_one_that_was_sent_again_goes(

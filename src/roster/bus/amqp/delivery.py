@@ -83,13 +83,13 @@ class AmqpDelivery:
 
     # --- the contract ---
 
-    def start(self) -> None:
+    def start(self, *, once: bool = False) -> None:
         if not self.started and not self.over:
             self.started = True
             if owned(self._delivered):
                 self._consumer.announce(self)  # another program knows its answer alone
-            elif self._delivered.redelivered:
-                self._consumer.strikes.note(self.key)
+            elif once or self._delivered.redelivered:
+                self._consumer.strikes.note(self.key, last=once)
 
     def progress(self, message: Message) -> None:
         check_kind(message, PROGRESS)

@@ -326,7 +326,7 @@ class AmqpConsumer:
 
     def _struck_out(self, delivered: Delivered, key: Key) -> None:
         """It may be what kills its nodes: nobody gets it again."""
-        why = "it has begun again and again, and its node was gone before it ended: it is not tried again"
+        why = "it has begun before, and its node was gone before it ended: it is not tried again"
         log.error("a command of %r is given up: %s", self.queue, why)
         properties = delivered.properties
         if properties.reply_to:

@@ -2,7 +2,8 @@
 
 Our own callers count that themselves. A command of another program, or one that nobody waits for, comes back to its queue
 each time its node dies, and would kill it again and again. The broker does not count; so a byte is written to a file in the
-state directory for each such beginning, and the file removed at the end.
+state directory for each such beginning, and the file removed at the end. What must not begin twice (`idempotent: false`) has
+all its strikes at once.
 """
 
 from __future__ import annotations
@@ -51,17 +52,18 @@ class Strikes:
         """Return how often a command was begun of those times that it was given out again."""
         return self._known.get(_digest(*key), 0)
 
-    def note(self, key: Key) -> None:
-        """A command that was given out again begins."""
+    def note(self, key: Key, *, last: bool = False) -> None:
+        """A command that was given out again begins, or one that must not begin again (`last`)."""
         name = _digest(*key)
         if name not in self._known and len(self._known) >= _MAX_FILES:
             return
-        self._known[name] = self._known.get(name, 0) + 1
+        before = self._known.get(name, 0)
+        now = self._known[name] = max(MAX_STRIKES if last else 0, before + 1)
         try:
             ensure_private_dir(self._directory.parent.parent)
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with Path(self._directory, name).open("ab") as file:
-                file.write(b"x")
+                file.write(b"x" * (now - before))
         except (OSError, ConfigError) as error:
             log.warning("that a command begins once more is not on record: %s", error)
 
