@@ -16,6 +16,7 @@ from roster.bus import Message
 from roster.bus.context import Handling, current_command
 from roster.errors import (
     AllNodesBusyError,
+    CallError,
     CallTimeoutError,
     Code,
     ConfigError,
@@ -53,6 +54,11 @@ async def team(
 def _ready(orchestrator: Orchestrator, node: Node) -> bool:
     record = orchestrator.node(node.key)
     return record is not None and record.state == "ready"
+
+
+def full(orchestrator: Orchestrator, key: str) -> bool:
+    load = orchestrator.router.load(key)
+    return load is not None and load.active >= load.capacity
 
 
 def counting(name: str, counts: Counter[str], seconds: float = 0.0) -> Handler:
@@ -366,6 +372,44 @@ async def test_a_node_never_serves_a_call_that_it_waits_for_itself(urls: Urls) -
             current_command.reset(token)
 
 
+@pytest.mark.parametrize("idempotent", [False, None, True])
+@pytest.mark.parametrize("below", ["is full", "does not exist", "takes other params", "refuses"])
+async def test_what_is_known_of_a_call_below_is_not_known_of_the_work_that_made_it(
+    urls: Urls, below: str, idempotent: bool | None
+) -> None:
+    """A handler that has begun has begun, though what it called in turn was refused or never sent."""
+    ran: list[str] = []
+    gate = asyncio.Event()
+
+    async def leaf(n: int = 0) -> None:
+        if n < 0:
+            raise DeliveryError("not me", outcome="refused", retryable=True)
+        await gate.wait()
+
+    inner = {"name": "work", "input_schema": {"n": "integer?"}}
+    outer = {"name": "delegate"} if idempotent is None else {"name": "delegate", "idempotent": idempotent}
+    wrong: dict[str, dict[str, Any]] = {"takes other params": {"n": "many"}, "refuses": {"n": -1}}
+    params = wrong.get(below, {})
+    async with team(urls, ("inner", leaf), capability=inner, at_once=1) as (lower, _):
+
+        async def delegate() -> Any:
+            ran.append("delegate")
+            return await lower.call("fly" if below == "does not exist" else "work", params, on_busy="fail")
+
+        async with team(urls, ("one", delegate), ("two", delegate), capability=outer) as (upper, _more):
+            busy = asyncio.create_task(lower.call("work", timeout=60)) if below == "is full" else None
+            await eventually(lambda: busy is None or full(lower, "default/inner"))
+            with pytest.raises(CallError) as caught:
+                await upper.call("delegate", timeout=20)
+        gate.set()
+        if busy is not None:
+            await busy
+    assert caught.value.outcome == "unknown"
+    assert not isinstance(caught.value, (AllNodesBusyError, DeliveryError, NoCapableNodesError))
+    again = below in ("is full", "refuses") and idempotent is not False
+    assert len(ran) == (3 if again else 1)
+
+
 async def test_a_delegated_call_ends_with_the_deadline_of_the_command_above_it(urls: Urls) -> None:
     async def slow() -> None:
         await asyncio.sleep(60)
@@ -397,6 +441,37 @@ async def test_what_its_node_stopped_at_the_deadline_is_not_begun_again(
                 await orchestrator.call("work", timeout=0.3)
             await eventually(lambda: not any(node.active_tasks for node in nodes.values()))
             assert counts.total() == done
+
+
+@pytest.mark.parametrize("idempotent", [None, True])
+async def test_nor_is_what_handed_its_work_down_until_the_deadline(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch, idempotent: bool | None
+) -> None:
+    """Each node on the way down has less time: all of it is left to the one at the top when the lowest has none."""
+    counts: Counter[str] = Counter()
+    about = {} if idempotent is None else {"idempotent": idempotent}
+    async with AsyncExitStack() as stack:
+
+        async def enter(name: str, handler: Handler) -> Orchestrator:
+            upper, _ = await stack.enter_async_context(
+                team(urls, (name, handler), capability={"name": name, **about})
+            )
+            monkeypatch.setattr(upper.rng, "uniform", lambda low, high: low)  # no pause before another try
+            return upper
+
+        def down(name: str, to: str, by: Orchestrator) -> Handler:
+            async def hand_down() -> Any:
+                counts[name] += 1
+                return await by.call(to, timeout=60)
+
+            return hand_down
+
+        last = await enter("d", counting("d", counts, 60))
+        for name, to in (("c", "d"), ("b", "c"), ("a", "b")):
+            last = await enter(name, down(name, to, last))
+        with pytest.raises(CallError):
+            await last.call("a", timeout=0.5)
+    assert counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
 async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls: Urls) -> None:

@@ -6,7 +6,14 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from roster._clock import boottime
 from roster.bus.message import Message
+
+WAY_BACK = 0.02
+"""What a node needs at least to say that a deadline has passed, before its caller gives up on hearing of it, seconds."""
+
+TOO_LITTLE = 0.002
+"""Seconds: what is left of a deadline when sending again makes no sense. Timers end a little before their time."""
 
 
 class Handling:
@@ -32,6 +39,11 @@ class Handling:
     def stopped(self) -> str | None:
         """Why the work was stopped, None if it was not."""
         return self._why
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up: what is left is for the answers' way back, not for another try."""
+        return self.deadline is not None and self.deadline - boottime() < WAY_BACK + TOO_LITTLE
 
     def on_stop(self, call: Callable[[str], object]) -> Callable[[], None]:
         """Have `call(why)` called, on whatever thread, when this work is stopped; at once if it is already.

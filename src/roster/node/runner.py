@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from roster.bus import Message, tracing
 from roster.bus.context import current_command
 from roster.errors import CallError
 from roster.node.context import enter
-from roster.node.engine import Engine, error_of
+from roster.node.engine import Engine, error_of, failure_of
 from roster.node.hands import Stage, Work
 from roster.node.standstill import Standstill
 from roster.node.threads import Threads
@@ -98,7 +98,9 @@ class Runner:
         handler = work.handler
         try:
             with self._recorded(work):
-                value = await handler.function(**handler.arguments(work.context.params, work.context))
+                arguments = handler.arguments(work.context.params, work.context)
+                with _begun(work):
+                    value = await handler.function(**arguments)
                 value = handler.result(value)
         except asyncio.CancelledError as raised:
             self._ended(work, None, raised)
@@ -115,7 +117,10 @@ class Runner:
         handler = work.handler
         work.context.check()
         with self._recorded(work):
-            return handler.result(handler.function(**handler.arguments(work.context.params, work.context)))
+            arguments = handler.arguments(work.context.params, work.context)
+            with _begun(work):
+                value = handler.function(**arguments)
+            return handler.result(value)
 
     def _recorded(self, work: Work) -> AbstractContextManager[object]:
         engine = self._engine
@@ -144,6 +149,15 @@ class Runner:
         self._seen = count
         for task in self._tasks:
             task.cancel()
+
+
+@contextmanager
+def _begun(work: Work) -> Iterator[None]:
+    """What a handler raises is its own failure. It has begun, whatever is known of a call that it made and that failed."""
+    try:
+        yield
+    except CallError as error:
+        raise failure_of(error, work.handling) from error
 
 
 def _enter(work: Work) -> None:

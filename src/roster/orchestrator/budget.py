@@ -13,9 +13,6 @@ SOLO_AFTER = 2
 MAX_DEPTH = 8
 """Delegations in a row at most: node to node to node."""
 
-TOO_LITTLE = 0.002
-"""Seconds: what is left of a deadline when sending again makes no sense. Timers end a little before their time."""
-
 _RATIO = 0.1
 _RESERVE = 10.0
 _FIRST_PAUSE = 0.05

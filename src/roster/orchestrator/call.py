@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from roster._clock import boottime
 from roster.bus import Message, error_from, tracing
-from roster.bus.context import Handling, current_command
+from roster.bus.context import TOO_LITTLE, WAY_BACK, Handling, current_command
 from roster.bus.message import Kind
 from roster.errors import (
     AllNodesBusyError,
@@ -28,7 +28,7 @@ from roster.errors import (
     RemoteError,
 )
 from roster.errors import Outcome as Known
-from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, SOLO_AFTER, TOO_LITTLE, pause
+from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, SOLO_AFTER, pause
 from roster.orchestrator.contracts import Contract
 from roster.orchestrator.vigil import Outstanding
 from roster.orchestrator.waiting import Place
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 # What a node needs to notice a deadline by itself and say so, before its caller gives up on hearing of it.
 _ANSWER_MARGIN = 0.25
-# The same where the caller's own deadline leaves no time for that: the node has so much less of it. What is left when
-# the node says so is for its word to come back, not for another try.
-_WAY_BACK = 0.02
 _MAX_REFUSALS = 64
 # How long a call waits for registered nodes that nobody can reach: what an agent needs to be started again.
 _RETURN_WAIT = 3.0
@@ -388,7 +385,8 @@ class Call:
                 raise self._too_late(self._last)
             raise CallTimeoutError(f"{self.query.capability} had no time left to be sent", outcome="not_sent")
         limit = min(value for value in (left, contract.timeout, self.attempt_timeout) if value is not None)
-        message = self._message(node, min(limit, left - min(_WAY_BACK, left / 10)))
+        # Where the caller's own deadline leaves no margin, the node has so much less of it.
+        message = self._message(node, min(limit, left - min(WAY_BACK, left / 10)))
         router.sent(node.key, uid=node.uid)
         outcome: Outcome = "cancelled"
         load: tuple[int, int, int, int] | None = None
@@ -535,7 +533,7 @@ class Call:
         refused = error.retryable and error.outcome in ("not_sent", "refused")
         if self.keyed is not None and refused and await self.keyed.refused(node, error):
             return
-        if left <= 0 or (isinstance(error, CallTimeoutError) and left < _WAY_BACK + TOO_LITTLE):
+        if left <= 0 or (isinstance(error, CallTimeoutError) and left < WAY_BACK + TOO_LITTLE):
             error = self._never_alone(error)
             plain = isinstance(error, (CallTimeoutError, AllNodesBusyError))
             self._give_up(error if plain else self._too_late(error))

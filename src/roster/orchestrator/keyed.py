@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.context import TOO_LITTLE
 from roster.bus.keys import answers_window, checked_key, namespace_of, scope_of
 from roster.bus.message import Kind
 from roster.errors import (
@@ -28,7 +29,7 @@ from roster.errors import (
     Code,
     NoCapableNodesError,
 )
-from roster.orchestrator.budget import TOO_LITTLE, pause
+from roster.orchestrator.budget import pause
 from roster.registry import NodeRecord
 from roster.routing import Routable
 from roster.routing.strategies import rendezvous
