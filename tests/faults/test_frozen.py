@@ -81,7 +81,7 @@ async def test_an_agent_that_stood_still_past_its_lease_has_no_effect_any_more(u
         before = orchestrator.node("chaos/a1")
         assert before is not None
         callers = await _callers(stack, agents, 4)
-        calls = [_ask(caller, f"c{n}", 0.7, kind) for n, caller in enumerate(callers)]
+        calls = [_ask(caller, f"c{n}", 1.5, kind) for n, caller in enumerate(callers)]
         await until_hands(orchestrator, "chaos/a1", 2, 2)
         await eventually(lambda: len(agents.effects().started) == 2)
         agents.freeze("a1")
@@ -110,8 +110,8 @@ async def test_new_work_avoids_a_frozen_agent_and_harmless_work_does_not_wait_fo
     ttl = 4.0
     kinds = ["work", {"name": "safe", "idempotent": True}]
     async with scene(urls, ["a1"], ttl=ttl, capabilities=kinds, capacity=8) as (agents, orchestrator):
-        caught = _ask(orchestrator, "caught", 0.1)
-        hedged = _ask(orchestrator, "hedged", 0.1, "safe")
+        caught = _ask(orchestrator, "caught", 0.5)
+        hedged = _ask(orchestrator, "hedged", 0.5, "safe")
         await until_hands(orchestrator, "chaos/a1", 2, 0)
         agents.freeze("a1")
         frozen = boottime()
