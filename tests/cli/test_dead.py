@@ -20,6 +20,8 @@ from tests.engines import own_bus
 
 from roster import Message, MindBus
 from roster.bus import open_bus
+from roster.bus.amqp import AmqpBus, names
+from roster.bus.amqp.envelope import Properties
 from roster.bus.base import DeadLetter
 from roster.bus.memory import MemoryBus
 
@@ -224,6 +226,7 @@ def test_it_is_the_same_on_every_bus(
         assert ids() == [letter.id for letter in letters]
         assert roster("dead", "retry", letters[1].id).json == {"edited_text": "a 1"}
         assert ids() == [letters[0].id, letters[2].id]
+        assert "2 dead letters, the newest: " in roster("doctor").out
         assert roster("dead", "drop", letters[2].id, "-y").status == 0
         assert (
             json.loads(letters[0].to_bytes())
@@ -231,3 +234,21 @@ def test_it_is_the_same_on_every_bus(
         )
     finally:
         stage.thread.run(node.stop(), timeout=20)
+
+
+def test_the_doctor_counts_what_is_no_message_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = own_bus()
+    monkeypatch.setenv("ROSTER_BUS", url)
+    monkeypatch.setenv("ROSTER_REGISTRY", "memory://nobody")
+
+    async def bury() -> None:
+        async with AmqpBus(url) as bus:
+            await bus.bury(Message.command("edit_text", {}), "its nodes died")
+            channel = await (await bus.serving.up(5.0)).channel(5.0)
+            channel.publish("", names.DEAD, Properties(message_id="rubbish"), b"rubbish")
+            await channel.close(5.0)
+
+    asyncio.run(bury())
+    assert ids()[-1] == "rubbish"
+    said = roster("doctor").out
+    assert "2 dead letters, the newest: at an unknown time without a reason; " in said

@@ -436,6 +436,26 @@ async def test_of_dead_letters_with_ids_of_others_the_one_that_was_sent_again_go
     assert [corpse.id for corpse in await caller.corpses()] == [mine.id]
 
 
+@pytest.mark.parametrize(
+    ("reason", "read"),
+    [
+        ("[" * 100_000, "[" * 1000),
+        ("as another program writes it", "as another program writes it"),
+        ('{"not": "text"}', '{"not": "text"}'),
+        ("9" * 5000, "9" * 1000),
+        ({"a": 1}, "{'a': 1}"),
+        ('"' + "r" * 5000 + '"', "r" * 1000),
+    ],
+    ids=["deep", "plain", "object", "digits", "table", "long"],
+)
+async def test_a_dead_letter_of_others_may_say_anything_about_itself(
+    caller: AmqpBus, foreign: Open, reason: Any, read: str
+) -> None:
+    await caller.bury(Message.command("work", {}), "why")
+    await send(await foreign(), b"rubbish", names.DEAD, message_id="theirs", headers={"reason": reason})
+    assert [corpse.reason for corpse in await caller.corpses()] == ["why", read]
+
+
 async def test_what_was_published_and_is_too_large_is_told_as_that(
     node: AmqpBus, foreign: Open, caplog: pytest.LogCaptureFixture
 ) -> None:

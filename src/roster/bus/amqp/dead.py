@@ -13,7 +13,7 @@ from roster._clock import boottime, utc_now
 from roster.bus.amqp import binary, names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.envelope import Properties
+from roster.bus.amqp.envelope import Properties, Table
 from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.publishing import make_sure, not_kept, published
 from roster.bus.amqp.settings import Settings
@@ -206,15 +206,21 @@ def _corpse(delivered: Delivered) -> Corpse:
         message: Message | None = names.read(body, properties, len(body))
     except MessageError:
         message = None
-    try:
-        reason = str(json.loads(str(headers.get("reason", '""'))))
-    except ValueError:
-        reason = ""
     return Corpse(
         properties.message_id,
-        reason,
+        _reason(headers),
         str(headers.get("buried-at", "")),
         body,
         message,
         str(headers.get("queue", "")),
     )
+
+
+def _reason(headers: Table) -> str:
+    """Return the reason as we wrote it, or as another program did."""
+    text = str(headers.get("reason", ""))
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    return (found if isinstance(found, str) else text)[:_MAX_REASON]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roster.bus import Bus, Message, open_bus
-from roster.bus.base import DeadLetter
+from roster.bus.base import Buried
 from roster.bus.dead import letters
 from roster.bus.sockets import socket_directory
 from roster.bus.survey import survey
@@ -244,17 +244,17 @@ async def _buried(bus: Bus) -> list[Finding]:
     """
     try:
         async with asyncio.timeout(READ_DEADLINE):
-            return _said_of(await bus.dead_letters())
+            return _said_of(await bus.corpses())
     except (CallError, TimeoutError) as error:
         if isinstance(error, BusUnavailableError) and error.code != Code.PERMISSION_DENIED:
             raise
         return [warn(AREA, f"dead letters cannot be read: {str(error) or 'no answer'}", "see the bus")]
 
 
-def _said_of(buried: Sequence[DeadLetter]) -> list[Finding]:
+def _said_of(buried: Sequence[Buried]) -> list[Finding]:
     if not buried:
         return []
-    newest = "; ".join(f"{letter.buried_at[:19]}Z {letter.reason}" for letter in buried[: -_NEWEST - 1 : -1])
+    newest = "; ".join(map(_in_short, buried[: -_NEWEST - 1 : -1]))
     count = f"{len(buried)} dead letter{'s' if len(buried) != 1 else ''}"
     return [
         warn(
@@ -263,3 +263,8 @@ def _said_of(buried: Sequence[DeadLetter]) -> list[Finding]:
             "find out what these commands do to their nodes before anybody sends them again: 'roster dead list'",
         )
     ]
+
+
+def _in_short(letter: Buried) -> str:
+    when = f"{letter.buried_at[:19]}Z" if letter.buried_at else "at an unknown time"
+    return f"{when} {letter.reason or 'without a reason'}"
