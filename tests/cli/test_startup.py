@@ -305,3 +305,48 @@ def test_raw_text_is_made_safe_on_a_terminal_alone(node: tuple[str, str]) -> Non
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_a_ctrl_c_while_it_loads_is_no_traceback() -> None:
+    code = """
+import sys
+
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "roster.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Impatient())
+from roster.cli import main
+sys.exit(main(["get", "nodes"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize(
+    ("closed", "args", "status"),
+    [
+        (">&-", "get nodes -A", 0),
+        (">&-", "watch --no-such-option", 2),
+        ("2>&-", "get node nobody", 5),
+        (">&- 2>&-", "call nothing", 7),
+        ("<&-", "dead drop --all", 0),
+        ("<&- >&- 2>&-", "find nothing", 7),
+        (">&-", "tap --timeout 0", 0),
+        (">&-", "--version", 0),
+    ],
+)
+def test_closed_streams_are_no_defect(closed: str, args: str, status: int) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$1" -m roster {args} {closed}', "sh", sys.executable],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == status, done.stderr
+    assert "defect" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +21,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing else is imported: this is what monitoring and package tests ask, and it takes a few milliseconds.
         print(f"roster {__version__}")
         return 0
-    from roster.cli.app import run
-
+    _open_streams()
+    try:
+        from roster.cli.app import run
+    except KeyboardInterrupt:  # loading takes long enough for a Ctrl-C
+        return 128 + signal.SIGINT
     return run(args)
+
+
+def _open_streams() -> None:
+    """Have a stream that was closed for us lead nowhere; else a socket would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
