@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import os
@@ -12,12 +13,14 @@ import sys
 import termios
 from collections.abc import Iterator
 
+import aiormq
 import pytest
 from tests.cli.conftest import Result, roster, writer
 
 from roster import __version__
 from roster._loops import LoopThread
 from roster.cli import main
+from roster.cli.session import Session
 
 _COMMANDS = (
     "validate", "schema", "register", "get", "describe", "find", "explain", "call", "orchestrate", "pause", "resume",
@@ -318,6 +321,7 @@ class Impatient:
 
 sys.meta_path.insert(0, Impatient())
 from roster.cli import main
+from roster.cli.session import Session
 sys.exit(main(["get", "nodes"]))
 """
     done = subprocess.run(
@@ -350,3 +354,24 @@ def test_closed_streams_are_no_defect(closed: str, args: str, status: int) -> No
     assert done.returncode == status, done.stderr
     assert "defect" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(aiormq.exceptions.ChannelAccessRefused("refused"), 0), (ValueError("other"), 1)]
+)
+def test_of_what_still_ran_at_the_end_the_brokers_library_shows_no_traceback(
+    error: Exception, told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def linger() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise error from None
+
+    async def work() -> None:
+        lingering.append(asyncio.create_task(linger()))
+        await asyncio.sleep(0)
+
+    lingering: list[asyncio.Task[None]] = []
+    Session().run(work())
+    assert len(caplog.records) == told

@@ -11,6 +11,8 @@ from roster._logs import FORMAT_VARIABLE, LEVEL_VARIABLE, Format
 from roster.cli.output import Output
 
 if TYPE_CHECKING:
+    import asyncio
+
     from roster.bus.mindbus import MindBus
     from roster.orchestrator import Orchestrator
     from roster.orchestrator.runs.book import Book
@@ -43,7 +45,9 @@ class Session:
         """Run the body of a command."""
         import asyncio  # 20 ms that a help page need not wait for
 
-        return asyncio.run(work)
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(_unheard)
+            return runner.run(work)
 
     @asynccontextmanager
     async def registry(self) -> AsyncIterator[Registry]:
@@ -108,3 +112,9 @@ class Session:
         if self.verbose:
             out[LEVEL_VARIABLE] = "info" if self.verbose == 1 else "debug"
         return out
+
+
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of what ended unheard, but for RabbitMQ's library: why it lost its connection the bus has said already."""
+    if not type(context.get("exception")).__module__.startswith("aiormq"):
+        loop.default_exception_handler(context)
