@@ -129,6 +129,18 @@ async def test_what_is_no_message_is_buried_with_the_reason_and_harms_nobody(
     assert await channel.get("q", TIMEOUT) is None, "it does not come again"
 
 
+async def test_what_is_no_message_is_dropped_from_a_control_queue_and_the_log_says_so(
+    node: AmqpBus, caller: AmqpBus, foreign: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    await node.serve("q", echo)
+    channel = await foreign()
+    assert await published(channel, "", names.control_queue("q"), Properties(), b"rubbish", TIMEOUT) == "taken"
+    await until(lambda: node.malformed == 1)
+    assert "dropped a malformed message to 'q'" in caplog.text
+    assert await ask(caller, "q", n=1) == {"n": 1}
+    assert await caller.corpses() == []
+
+
 async def test_dead_letters_are_dropped_one_by_one_and_the_others_keep_their_places(caller: AmqpBus) -> None:
     assert await caller.corpses() == []
     messages = [Message.command("work", {"n": n}) for n in range(4)]

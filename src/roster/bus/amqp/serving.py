@@ -398,7 +398,9 @@ class AmqpConsumer:
 
     def _malformed(self, delivered: Delivered, error: MessageError) -> None:
         self._bus.malformed += 1
-        log.warning("buried a malformed message to %r: %s", self.queue, error)
+        # A control queue's messages are not acknowledged: whoever told all nodes rubbish would fill the dead letters with it.
+        done = "buried" if delivered.tag else "dropped"
+        log.warning("%s a malformed message to %r: %s", done, self.queue, error)
         properties = delivered.properties
         if properties.reply_to:
             why = f"{self.queue!r} refused the message: {error}"
