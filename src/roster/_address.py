@@ -109,7 +109,7 @@ def tls_files(given: Mapping[str, str], scheme: str) -> Tls:
     }
     if bool(files["cert"]) != bool(files["key"]):
         raise ConfigError(
-            f"a {scheme}:// URL with a certificate of ours needs its key as well: ?cert=FILE&key=FILE, "
+            f"with a certificate of ours {scheme}:// needs its key as well: ?cert=FILE&key=FILE, "
             "or ROSTER_TLS_CERT and ROSTER_TLS_KEY"
         )
     paths = {name: Path(file) for name, file in files.items() if file}

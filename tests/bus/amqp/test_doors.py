@@ -136,7 +136,14 @@ async def test_a_broker_that_nobody_we_trust_has_signed_is_not_spoken_to(
     other = Certificates(tmp_path / "other")
     for ca in (f"?ca={other.ca}", ""):
         url = f"amqps://owner:{SECRET}@127.0.0.1:{guarded.ports['amqps']}/{ca}"
-        assert "TLS failed" in str(await refusal(url))
+        said = str(await refusal(url))
+        assert "its certificate is not to be trusted (" in said
+        assert said.endswith("name its authority by ?ca=FILE or ROSTER_TLS_CA")
+
+
+async def test_a_port_without_tls_is_told(guarded: RabbitMQ, certificates: Certificates) -> None:
+    url = f"amqps://owner:{SECRET}@127.0.0.1:{guarded.ports['amqp']}/?ca={certificates.ca}"
+    assert str(await refusal(url)).endswith("is TLS served on this port?")
 
 
 async def test_a_broker_that_asks_for_a_certificate_lets_nobody_in_without(

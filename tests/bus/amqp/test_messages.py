@@ -134,7 +134,9 @@ async def test_what_is_no_message_is_dropped_from_a_control_queue_and_the_log_sa
 ) -> None:
     await node.serve("q", echo)
     channel = await foreign()
-    assert await published(channel, "", names.control_queue("q"), Properties(), b"rubbish", TIMEOUT) == "taken"
+    assert (
+        await published(channel, "", names.control_queue("q"), Properties(), b"rubbish", TIMEOUT) == "taken"
+    )
     await until(lambda: node.malformed == 1)
     assert "dropped a malformed message to 'q'" in caplog.text
     assert await ask(caller, "q", n=1) == {"n": 1}

@@ -125,8 +125,12 @@ class _Streams(aiormq.TransportFactory):
 def _reason(host: str, error: BaseException) -> LostError:
     if isinstance(error, LostError):
         return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return LostError(
+            f"its certificate is not to be trusted ({error.verify_message}): name its authority by ?ca=FILE or ROSTER_TLS_CA"
+        )
     if isinstance(error, ssl.SSLError):
-        return LostError(f"TLS failed: {error.reason or error}")
+        return LostError(f"TLS failed ({error.reason or error}): is TLS served on this port?")
     if isinstance(error, aiormq.AuthenticationError):
         return LostError("the broker takes no password (SASL PLAIN)")
     if isinstance(error, OSError) and not isinstance(error, aiormq.AMQPError):

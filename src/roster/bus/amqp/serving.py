@@ -398,7 +398,7 @@ class AmqpConsumer:
 
     def _malformed(self, delivered: Delivered, error: MessageError) -> None:
         self._bus.malformed += 1
-        # A control queue's messages are not acknowledged: whoever told all nodes rubbish would fill the dead letters with it.
+        # In a control queue it is not kept: whoever told all nodes rubbish would fill the dead letters with it.
         done = "buried" if delivered.tag else "dropped"
         log.warning("%s a malformed message to %r: %s", done, self.queue, error)
         properties = delivered.properties
