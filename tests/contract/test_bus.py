@@ -784,3 +784,35 @@ async def test_dead_letters_are_dropped_by_choice_and_the_others_keep_their_plac
     assert [letter.message for letter in await caller.dead_letters()] == [messages[0], messages[2]]
     assert len(await caller.drop_dead(lambda _: True)) == 2
     assert list(await other.corpses()) == []
+
+
+async def test_a_dead_letter_in_hand_is_nobody_elses_until_it_is_let_go(
+    caller: Bus, connect: Callable[[], Bus]
+) -> None:
+    messages = [Message.command("work", {"n": n}) for n in range(4)]
+    messages[3].id = messages[1].id
+    for message in messages:
+        await caller.bury(message, "why")
+    other = connect()
+    async with caller.hold_dead(messages[3].id) as held:
+        assert held is not None
+        assert held.letter.message == messages[3], "the newest of its id"
+        async with other.hold_dead(messages[2].id) as another:
+            assert another is not None
+        assert messages[2] in [one.message for one in await other.corpses()]
+
+    async def fail() -> None:
+        async with caller.hold_dead(messages[0].id) as held, other.hold_dead(messages[0].id) as another:
+            assert held is not None
+            assert another is None
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await fail()
+    assert [one.message for one in await other.corpses()] == messages
+    async with other.hold_dead(messages[0].id) as held:
+        assert held is not None
+        await held.drop()
+    assert [one.message for one in await caller.corpses()] == messages[1:]
+    async with caller.hold_dead(messages[0].id) as held:
+        assert held is None

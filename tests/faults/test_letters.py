@@ -219,3 +219,25 @@ async def test_a_retry_that_is_cancelled_stops_the_work_and_keeps_the_letter(url
         await eventually(lambda: stopped)
         assert await kept(orchestrator) == [command.id]
         assert state(orchestrator, "default/one") == "ready"
+
+
+async def test_of_two_who_send_it_again_at_once_one_does(urls: Urls) -> None:
+    begun, go_on = list[int](), asyncio.Event()
+
+    async def work(n: int) -> int:
+        begun.append(n)
+        await go_on.wait()
+        return n
+
+    command = Message.command("work", {"n": 1})
+    await bury(urls, command)
+    async with serving(urls, {"one": {"work": work}, "two": {"work": work}}) as orchestrator:
+        again = asyncio.create_task(orchestrator.retry(command.id, timeout=60))
+        await eventually(lambda: begun)
+        async with Orchestrator.connect(*urls) as second:
+            with pytest.raises(LetterNotFoundError, match="or somebody is sending it again just now"):
+                await second.retry(command.id, timeout=20)
+        go_on.set()
+        assert (await again).result == 1
+        assert await kept(orchestrator) == []
+    assert begun == [1]

@@ -37,7 +37,8 @@ consumer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -124,6 +125,19 @@ class DeadLetter:
     def body(self) -> bytes:
         """What was sent."""
         return self.message.to_bytes(limit=MAX_BODY_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A dead letter in hand.
+
+    Attributes:
+        letter: the letter.
+        drop: removes it for good. Raises BusUnavailableError: it cannot be done, or it is not known whether it was.
+    """
+
+    letter: Buried
+    drop: Callable[[], Awaitable[object]]
 
 
 class Delivery(Protocol):
@@ -335,6 +349,16 @@ class Bus(Protocol):
 
         Raises:
             BusUnavailableError: they cannot be read, or it is not known whether they are gone.
+        """
+        ...
+
+    def hold_dead(self, id: str) -> AbstractAsyncContextManager[Held | None]:
+        """Take the newest dead letter with an id into hand: nobody else gets it, until it is let go or this process ends.
+
+        What is in hand is None if there is none, or if somebody else has it. If it is not dropped it keeps its place.
+
+        Raises:
+            BusUnavailableError: it cannot be read.
         """
         ...
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from roster._clock import utc_now
 from roster.bus.base import MAX_DEAD_LETTERS, Buried, DeadLetter
@@ -51,17 +53,52 @@ def drop(directory: Path, chosen: Callable[[Buried], bool]) -> list[DeadLetter]:
     """
     dropped = []
     for path, letter in _read(directory):
-        if chosen(letter):
-            try:
-                path.unlink()
-            except FileNotFoundError:
-                continue  # somebody else was first
-            except OSError as error:
-                raise BusUnavailableError(
-                    f"cannot remove a dead letter in {directory}: {error.strerror}"
-                ) from error
+        if chosen(letter) and remove(path):
             dropped.append(letter)
     return dropped
+
+
+def remove(path: Path) -> bool:
+    """Remove a dead letter; return False if somebody else was first.
+
+    Raises:
+        BusUnavailableError: it cannot be removed.
+    """
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise BusUnavailableError(
+            f"cannot remove a dead letter in {path.parent}: {error.strerror}"
+        ) from error
+    return True
+
+
+def take(directory: Path, id: str) -> tuple[DeadLetter, Path, BinaryIO] | None:
+    """Take the newest dead letter with an id into hand, if nobody else has it; closing the file lets go of it.
+
+    Raises:
+        BusUnavailableError: it cannot be taken.
+    """
+    found = [(path, letter) for path, letter in _read(directory) if letter.id == id]
+    if not found:
+        return None
+    path, letter = found[-1]
+    file = None
+    try:
+        file = path.open("rb")
+        # The lock ends with the process.
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return letter, path, file
+    except (BlockingIOError, FileNotFoundError):
+        pass  # somebody else has it in hand, or has dropped it
+    except OSError as error:
+        raise BusUnavailableError(f"cannot take a dead letter in {directory}: {error.strerror}") from error
+    if file is not None:
+        file.close()
+    return None
 
 
 def _read(directory: Path) -> Iterator[tuple[Path, DeadLetter]]:

@@ -16,14 +16,15 @@ import errno
 import os
 import socket
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from roster._clock import boottime
 from roster.bus import frames
-from roster.bus.base import Buried, DeadLetter
-from roster.bus.dead import bury, drop, letters
+from roster.bus.base import Buried, DeadLetter, Held
+from roster.bus.dead import bury, drop, letters, remove, take
 from roster.bus.local_client import Link, LocalExchange
 from roster.bus.local_guest import LocalDelivery
 from roster.bus.local_server import LocalConsumer, LocalSubscription, Server
@@ -212,6 +213,17 @@ class LocalBus:
     async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[DeadLetter]:
         self._open()
         return await asyncio.to_thread(drop, self._named / "dead", chosen)
+
+    @asynccontextmanager
+    async def hold_dead(self, id: str) -> AsyncIterator[Held | None]:
+        self._open()
+        taken = await asyncio.to_thread(take, self._named / "dead", id)
+        if taken is None:
+            yield None
+            return
+        letter, path, file = taken
+        with file:
+            yield Held(letter, lambda: asyncio.to_thread(remove, path))
 
     async def close(self) -> None:
         if self._closed:

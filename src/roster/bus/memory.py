@@ -11,12 +11,13 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
 from roster._clock import utc_now
-from roster.bus.base import MAX_DEAD_LETTERS, Buried, Bus, DeadLetter
+from roster.bus.base import MAX_DEAD_LETTERS, Buried, Bus, DeadLetter, Held
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, MAX_MESSAGE_BYTES, PROGRESS, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue, matches_any
@@ -36,6 +37,7 @@ class _Hub:
         self.queues: dict[str, MemoryConsumer] = {}
         self.subscriptions: list[MemorySubscription] = []
         self.dead: deque[DeadLetter] = deque(maxlen=MAX_DEAD_LETTERS)
+        self.held: list[DeadLetter] = []
 
 
 stand_ins: dict[str, Callable[[], Bus]] = {}
@@ -423,6 +425,28 @@ class MemoryBus:
             self.hub.dead.clear()
             self.hub.dead.extend(kept)
         return dropped
+
+    @asynccontextmanager
+    async def hold_dead(self, id: str) -> AsyncIterator[Held | None]:
+        found = [letter for letter in await self.dead_letters() if letter.id == id]
+        with self.hub.lock:
+            if not found or any(found[-1] is one for one in self.hub.held):
+                letter = None
+            else:
+                letter = found[-1]
+                self.hub.held.append(letter)
+        if letter is None:
+            yield None
+            return
+
+        async def drop() -> None:
+            await self.drop_dead(lambda one: one is letter)
+
+        try:
+            yield Held(letter, drop)
+        finally:
+            with self.hub.lock:
+                self.hub.held = [one for one in self.hub.held if one is not letter]
 
     async def close(self) -> None:
         if self.closed:

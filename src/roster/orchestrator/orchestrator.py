@@ -384,21 +384,21 @@ class Orchestrator:
             on_progress: as for `call`.
 
         Raises:
-            LetterNotFoundError: there is no such dead letter.
+            LetterNotFoundError: there is no such dead letter, or somebody is sending it again just now.
             MessageError: it is no command.
             CallError: as for `call`.
         """
-        buried, command = await letters.find(self.bus, letter)
-        call = await self.prepare(
-            command.action,
-            command.params,
-            timeout=timeout,
-            selector=selector,
-            namespace=namespace,
-            priority=command.priority,
-            on_progress=on_progress,
-        )
-        result = await letters.revive(call, buried, command)
+        async with letters.in_hand(self.bus, letter) as (held, command):
+            call = await self.prepare(
+                command.action,
+                command.params,
+                timeout=timeout,
+                selector=selector,
+                namespace=namespace,
+                priority=command.priority,
+                on_progress=on_progress,
+            )
+            result = await letters.revive(call, held, command)
         return CallAnswer(result, call.attempts[-1].node, tuple(call.attempts), boottime() - call.began)
 
     @property

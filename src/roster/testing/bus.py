@@ -11,9 +11,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from roster.bus import Message
-from roster.bus.base import Buried, Bus, Consumer, DeadLetter, Delivery, Exchange, Subscription
+from roster.bus.base import Buried, Bus, Consumer, DeadLetter, Delivery, Exchange, Held, Subscription
 from roster.bus.message import Kind
 from roster.errors import BusUnavailableError, MessageError
 from roster.testing.bell import Bell
@@ -245,6 +246,10 @@ class FaultyBus:
     async def drop_dead(self, chosen: Callable[[Buried], bool]) -> Sequence[Buried]:
         self.reach()
         return await self.inner.drop_dead(chosen)
+
+    def hold_dead(self, id: str) -> AbstractAsyncContextManager[Held | None]:
+        self.reach()
+        return self.inner.hold_dead(id)
 
     async def close(self) -> None:
         await self.inner.close()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event
 from cloudevents.core.formats.json import JSONFormat
-from tests.bus.amqp.conftest import TIMEOUT, Open
+from tests.bus.amqp.conftest import TIMEOUT, Open, die
 from tests.bus.helpers import Child, ask, echo, soon, until
 
 from roster.bus import MAX_MESSAGE_BYTES, Delivery, Kind, Message
@@ -189,6 +189,67 @@ async def test_two_who_look_at_dead_letters_at_once_see_all_of_them(
     looks = await soon(asyncio.gather(*(connect().dead_letters() for _ in range(5))))
     for letters in looks:
         assert [letter.message for letter in letters] == messages
+
+
+async def test_a_dead_letter_comes_back_from_one_who_held_it_and_died(
+    connect: Callable[..., AmqpBus], caller: AmqpBus
+) -> None:
+    message = Message.command("work")
+    await caller.bury(message, "why")
+    doomed = connect()
+    async with doomed.hold_dead(message.id) as held:
+        assert held is not None
+        assert await caller.corpses() == []
+        die(doomed)
+        async with asyncio.timeout(20):
+            while [corpse.message for corpse in await caller.corpses()] != [message]:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_dead_letter_that_slipped_out_of_the_hand_is_dropped_all_the_same(
+    caller: AmqpBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = Message.command("work")
+    await caller.bury(message, "why")
+    connection = caller._sender.line.current
+    assert connection is not None
+    opened, open_channel = list[Channel](), connection.channel
+
+    async def noted(*about: Any, **more: Any) -> Channel:
+        opened.append(await open_channel(*about, **more))
+        return opened[-1]
+
+    monkeypatch.setattr(connection, "channel", noted)
+    async with caller.hold_dead(message.id) as held:
+        assert held is not None
+        await opened[0].close(TIMEOUT)  # as a broker does with one who holds it for too long
+        assert [corpse.message for corpse in await caller.corpses()] == [message]
+        await held.drop()
+    assert await caller.corpses() == []
+
+
+async def test_whoever_gives_up_looking_at_dead_letters_lets_go_of_them(
+    connect: Callable[..., AmqpBus], caller: AmqpBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message, hasty = Message.command("work"), connect()
+    await caller.bury(message, "why")
+    taken = asyncio.Event()
+    consume = Channel.consume
+
+    async def slowly(channel: Channel, *about: Any, **more: Any) -> str:
+        tag = await consume(channel, *about, **more)
+        taken.set()
+        await asyncio.Event().wait()
+        return tag
+
+    with monkeypatch.context() as slow:
+        slow.setattr(Channel, "consume", slowly)
+        looking = asyncio.create_task(hasty.corpses())
+        await soon(taken.wait())
+        looking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await looking
+    assert [corpse.message for corpse in await caller.corpses()] == [message]
 
 
 async def test_more_dead_letters_than_are_looked_at_are_told_of(

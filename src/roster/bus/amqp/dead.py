@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from roster._clock import boottime, utc_now
 from roster.bus.amqp import binary, names
@@ -17,7 +18,7 @@ from roster.bus.amqp.envelope import Properties, Table
 from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.publishing import make_sure, not_kept, published
 from roster.bus.amqp.settings import Settings
-from roster.bus.base import MAX_DEAD_LETTERS, DeadLetter
+from roster.bus.base import MAX_DEAD_LETTERS, Buried, DeadLetter, Held
 from roster.bus.message import Message
 from roster.errors import MessageError
 
@@ -149,38 +150,100 @@ async def drop(connection: Connection, settings: Settings, chosen: Callable[[Cor
 
 
 @asynccontextmanager
+async def held(
+    connection: Connection, settings: Settings, id: str, drop_dead: Callable[[Callable[[Buried], bool]], Any]
+) -> AsyncIterator[Held | None]:
+    """Take the newest dead letter with an id into hand, out of everybody's sight; None if nobody sees one.
+
+    Args:
+        drop_dead: what removes one that has slipped out of our hand: a broker lets nobody hold a letter for ever.
+
+    Raises:
+        BusUnavailableError: it cannot be read.
+    """
+    with _reading(settings):
+        channel, consumer, found = await _exhume(connection, settings)
+    try:
+        mine = next((one for one in reversed(found) if one.properties.message_id == id), None)
+        if mine is None:
+            yield None
+            return
+        with _reading(settings):
+            await channel.cancel(consumer, settings.timeout)
+        for delivered in found:
+            if delivered is not mine:
+                channel.nack(delivered.tag)
+        channel.flush()
+        corpse = _corpse(mine)
+
+        async def drop() -> None:
+            if channel.fault is None:
+                channel.ack(mine.tag)
+                with suppress(LostError):
+                    await channel.close(settings.timeout)
+                    return
+            await drop_dead(
+                lambda one: (one.id, one.buried_at, one.body) == (corpse.id, corpse.buried_at, corpse.body)
+            )
+
+        yield Held(corpse, drop)
+    finally:
+        with suppress(LostError):  # then it is in its place again by that
+            await channel.close(settings.timeout)
+
+
+@asynccontextmanager
 async def _exhumed(
     connection: Connection, settings: Settings
 ) -> AsyncIterator[tuple[Channel, list[Delivered]]]:
     """Take all that is there into hand. What is not acknowledged is in its place again afterwards."""
-    until = boottime() + settings.timeout
-    try:
-        while True:
-            channel = await connection.channel(settings.timeout)
-            try:
-                found = await _taken(channel, settings)
-                break
-            except RefusedError as error:
-                # What is in the hands of one who reads is out of another's sight.
-                if error.code != ACCESS_REFUSED or _IN_USE not in str(error) or boottime() > until:
-                    raise
-            await asyncio.sleep(_LOOK)
-        yield channel, found
+    with _reading(settings):
+        channel, _, found = await _exhume(connection, settings)
+        try:
+            yield channel, found
+        except BaseException:
+            channel.give_up(LostError("the dead letters are not waited for"))
+            raise
         await channel.close(settings.timeout)
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except LostError as error:
         raise unavailable("read the dead letters", settings.display, error) from error
 
 
-async def _taken(channel: Channel, settings: Settings) -> list[Delivered]:
+async def _exhume(connection: Connection, settings: Settings) -> tuple[Channel, str, list[Delivered]]:
+    """Return the channel and the consumer that hold all that is there, and what they hold."""
+    until = boottime() + settings.timeout
+    while True:
+        channel = await connection.channel(settings.timeout)
+        try:
+            return channel, *await _taken(channel, settings)
+        except BaseException as error:
+            # Also whoever is cancelled: the letters would be out of sight as long as the connection lasts.
+            channel.give_up(LostError("the dead letters are not waited for"))
+            # What is in the hands of one who reads is out of another's sight.
+            in_use = (
+                isinstance(error, RefusedError) and error.code == ACCESS_REFUSED and _IN_USE in str(error)
+            )
+            if not in_use or boottime() > until:
+                raise
+        await asyncio.sleep(_LOOK)
+
+
+async def _taken(channel: Channel, settings: Settings) -> tuple[str, list[Delivered]]:
     found: list[Delivered] = []
     try:
         await channel.declare_queue(names.DEAD, settings.timeout, passive=True)
     except RefusedError as error:
         if error.code == NOT_FOUND:
-            return found  # nobody has buried anything yet
+            return "", found  # nobody has buried anything yet
         raise
     await channel.prefetch(MAX_DEAD_LETTERS, settings.timeout)
-    await channel.consume(names.DEAD, found.append, settings.timeout, exclusive=True)
+    consumer = await channel.consume(names.DEAD, found.append, settings.timeout, exclusive=True)
     before = -1
     while True:
         # What the broker has given out before it answers is here by the answer after that.
@@ -196,7 +259,7 @@ async def _taken(channel: Channel, settings: Settings) -> list[Delivered]:
             names.DEAD,
             settings.display,
         )
-    return found
+    return consumer, found
 
 
 def _corpse(delivered: Delivered) -> Corpse:

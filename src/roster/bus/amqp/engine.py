@@ -6,7 +6,8 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 
 from roster._clock import boottime
 from roster.bus.amqp import dead, names
@@ -21,7 +22,7 @@ from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.sending import Sender
 from roster.bus.amqp.serving import AmqpConsumer
 from roster.bus.amqp.settings import settings_of
-from roster.bus.base import DeadLetter
+from roster.bus.base import DeadLetter, Held
 from roster.bus.message import MAX_MESSAGE_BYTES, REQUESTS, Message, check_kind
 from roster.bus.topics import check_key, check_patterns, check_queue
 from roster.bus.url import parse_url
@@ -201,6 +202,13 @@ class AmqpBus:
         self._open()
         connection = await self._sender.line.up(self.settings.timeout)
         return await dead.drop(connection, self.settings, chosen)
+
+    @asynccontextmanager
+    async def hold_dead(self, id: str) -> AsyncIterator[Held | None]:
+        self._open()
+        connection = await self._sender.line.up(self.settings.timeout)
+        async with dead.held(connection, self.settings, id, self.drop_dead) as letter:
+            yield letter
 
     async def close(self) -> None:
         if self._closed:
