@@ -396,6 +396,15 @@ async def test_what_a_handler_publishes_and_sends_by_hand_is_under_it(
     _nothing_is_told(spans)
 
 
+async def test_a_control_signal_is_recorded_too(team: Team, spans: InMemorySpanExporter) -> None:
+    async with team.mindbus.subscribe("ctl.#") as signals:
+        await team.orchestrator.control("resume", nodes=["default/writer"])
+        signal = await anext(signals)
+    assert tree(spans) == ["PRODUCER publish ctl.writer.default"]
+    published = named(spans, "publish ctl.writer.default")
+    assert signal.traceparent.split("-")[2] == f"{_id(published):016x}"
+
+
 async def test_a_trace_from_elsewhere_goes_on_with_its_state(team: Team, spans: InMemorySpanExporter) -> None:
     command = Message.command("edit", {"topic": "bees"}, traceparent=PARENT, tracestate="vendor=1")
     await (await team.mindbus.bus.send("agent.editor", command)).answer

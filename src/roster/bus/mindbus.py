@@ -260,8 +260,6 @@ class MindBus:
     async def _publish(
         self, key: str, message: Message, on_reply: Callable[[Message], None] | None = None
     ) -> int:
-        if (trace := tracing.trace_here()) is not None:
-            message.traceparent, message.tracestate = trace
         return await tracing.publish(self.bus, key, message, on_reply=on_reply)
 
     async def dead_letters(self) -> Sequence[Buried]:

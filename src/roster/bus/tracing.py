@@ -144,7 +144,9 @@ async def send(
 async def publish(
     bus: Bus, routing_key: str, message: Message, *, on_reply: Callable[[Message], None] | None = None
 ) -> int:
-    """Do as `bus.publish` does, and record it."""
+    """Do as `bus.publish` does, under the trace that the code runs in, and record it."""
+    if (trace := trace_here()) is not None:
+        message.traceparent, message.tracestate = trace
     found = tracer()
     if found is None:
         return await bus.publish(routing_key, message, on_reply=on_reply)

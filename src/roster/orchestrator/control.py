@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from roster._clock import boottime
-from roster.bus import Message, error_from
+from roster.bus import Message, error_from, tracing
 from roster.bus.base import Bus
 from roster.bus.message import Kind
 from roster.errors import BusUnavailableError, CallTimeoutError
@@ -107,9 +107,8 @@ class Control:
 
         try:
             async with asyncio.timeout(timeout):
-                handed = await self._bus.publish(
-                    f"ctl.{node.name}.{node.namespace}", message, on_reply=on_reply
-                )
+                key = f"ctl.{node.name}.{node.namespace}"
+                handed = await tracing.publish(self._bus, key, message, on_reply=on_reply)
                 if not handed:
                     raise BusUnavailableError(
                         f"{node.key} hears nothing: nobody listens in its place on the bus {self._bus.url}"
