@@ -106,3 +106,10 @@ def test_a_document_is_bounded(tmp_path: Path) -> None:
 
     with pytest.raises(typer.BadParameter, match="larger than"):
         document_params(f"@{tmp_path}/big")
+
+
+@pytest.mark.parametrize("option", ["-p", "--params"])
+def test_bytes_that_are_no_text_are_refused(option: str) -> None:
+    text = "topic=\udcff" if option == "-p" else '{"topic": "\udcff"}'
+    with pytest.raises(typer.BadParameter, match="is no text in this locale's encoding"):
+        pair_params([text], []) if option == "-p" else document_params(text)

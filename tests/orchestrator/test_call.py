@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +17,7 @@ from roster.bus import Message
 from roster.bus.context import Handling, current_command
 from roster.errors import (
     AllNodesBusyError,
+    BusUnavailableError,
     CallError,
     CallTimeoutError,
     Code,
@@ -503,3 +505,19 @@ async def test_a_node_that_is_registered_but_not_on_the_bus_is_given_up_with_the
         assert all(attempt.outcome == "not_sent" for attempt in caught.value.attempts)
         with pytest.raises(CallTimeoutError, match="nobody consumes the queue"):
             await orchestrator.call("work", timeout=0.05)
+
+
+async def test_a_broker_that_is_out_of_reach_is_not_said_to_be_the_nodes_fault(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.orchestrator.call._RETURN_WAIT", 0.2)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        async with (
+            Registry.connect(urls[0]) as registry,
+            Orchestrator.connect(urls[0], f"amqp://127.0.0.1:{nobody.getsockname()[1]}") as orchestrator,
+            await registry.register(passport("one", "work")),
+            await registry.register(passport("two", "work")),
+        ):
+            with pytest.raises(BusUnavailableError, match=r"^cannot reach the broker on amqp://.* \(tried "):
+                await orchestrator.call("work", timeout=20)

@@ -22,7 +22,7 @@ EXIT_CODES = (
     (3, "the registry's store, or the database of runs, is out of reach, damaged, or refused"),
     (4, "a live process holds this name"),
     (5, "no such node, run, or dead letter"),
-    (6, "a command did not bring back a result"),
+    (6, "a command did not bring back a result, or the bus cannot be used"),
     (7, "no node can do it"),
     (8, "all nodes that can do it are busy"),
     (9, "the params contradict the capability's input schema"),

@@ -38,6 +38,8 @@ def document_params(text: str | None, option: str = "--params") -> dict[str, Any
                 text = _decode(file.read(MAX_BYTES + 1), what)
         except OSError as error:
             raise ConfigError(f"cannot read {option} from {what}: {error.strerror}") from error
+    else:
+        _check_text(text, what)
     value = _json(text, what)
     if not isinstance(value, dict):
         raise typer.BadParameter(f'{what} must be a JSON object, such as {{"topic": "bees"}}')
@@ -63,6 +65,7 @@ def pair_params(
         if found is None:
             raise typer.BadParameter(f"{option} {pair!r}: write NAME=TEXT, or NAME:=JSON")
         name, sign, text = found.groups()
+        _check_text(pair, f"{option} {name}")
         if name in out:
             raise typer.BadParameter(f"{option} {name} stands there twice: give it once")
         if sign == ":=":
@@ -114,6 +117,16 @@ def _decode(raw: bytes, what: str) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"{what} is not UTF-8 (byte {error.start})") from None
+
+
+def _check_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # What the locale cannot read comes as halves of characters.
+        raise typer.BadParameter(
+            f"{what} is no text in this locale's encoding (at character {error.start})"
+        ) from None
 
 
 def _json(text: str, what: str) -> Any:

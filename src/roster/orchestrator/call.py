@@ -358,7 +358,9 @@ class Call:
         again = cut_off or (self._tried and alive and not hopeless and self._refusals < _MAX_REFUSALS)
         if left <= 0 or not again:
             if self._last is not None and (
-                left <= 0 or not isinstance(self._last, (BusUnavailableError, DeliveryError))
+                left <= 0
+                or not isinstance(self._last, (BusUnavailableError, DeliveryError))
+                or "broker" in self._last.details
             ):
                 self._give_up(self._last)
             self._give_up(

@@ -88,7 +88,9 @@ class Line:
         return connection
 
     def _unreachable(self, otherwise: str) -> BusUnavailableError:
-        return unavailable("reach the broker", self._settings.display, self._why or LostError(otherwise))
+        error = unavailable("reach the broker", self._settings.display, self._why or LostError(otherwise))
+        error.details["broker"] = "out of reach"  # of whichever queue: it is no node's fault
+        return error
 
     async def _keep(self) -> None:
         """Try until there is a connection."""
