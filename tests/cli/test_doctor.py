@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -517,6 +518,19 @@ def test_a_bus_that_is_gone_or_open_to_others_is_told(place: Place) -> None:
             shutil.move(place.directory / "elsewhere", bus)
     # The node may have made its directory again meanwhile, which is as good.
     assert all("is not there" in one["what"] or one["level"] == "OK" for one in found)
+
+
+def test_a_broker_that_says_nothing_is_told_and_no_node_is_called_deaf(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.start()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("ROSTER_BUS", f"amqp://127.0.0.1:{silent.getsockname()[1]}")
+        found = [one for one in examined() if one["area"] == "bus"]
+    assert [one["level"] for one in found] == ["FAIL"]
+    assert "cannot reach the broker" in found[0]["what"]
 
 
 def test_a_broker_that_does_not_let_us_in_is_told_and_no_node_is_called_deaf(

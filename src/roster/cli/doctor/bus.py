@@ -22,7 +22,8 @@ from roster.registry import Holder, NodeRecord
 AREA = "bus"
 PONG = 1.0
 AT_ONCE = 256
-READ_DEADLINE = 5.0
+# Longer than a broker takes to be called out of reach, which is the worse finding.
+READ_DEADLINE = 15.0
 MOST = 50
 _NEWEST = 3
 _ANSWERABLE = frozenset({"starting", "ready", "busy", "draining", "unknown"})
