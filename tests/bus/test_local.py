@@ -128,8 +128,8 @@ async def test_kill_9_tells_at_once_what_had_begun_and_what_had_not(
     held = await caller.send("q", Message.command("a", {"do": "hold"}))
     begun_command = Message.command("a", {"do": "start"})
     begun = await caller.send("q", begun_command)
-    await until(lambda: begun.started and ledger(tmp_path) == [begun_command.id])
-    assert not held.started
+    await until(lambda: begun.started is True and ledger(tmp_path) == [begun_command.id])
+    assert held.started is False
     killed = time.monotonic()
     os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(DeliveryError, match="had not begun") as caught:
@@ -156,7 +156,7 @@ async def test_the_last_words_of_the_dead_are_heard_though_writing_to_them_has_f
         time.sleep(0.001)  # this loop must not run: the start notice stays unread
     child.kill()
     late = await caller.send("q", Message.command("a", {"do": "start"}))
-    assert not begun.started
+    assert begun.started is False
     ends = await soon(asyncio.gather(begun.answer, late.answer, return_exceptions=True))
     assert [end.outcome for end in ends if isinstance(end, DeliveryError)] == ["unknown", "refused"]
 

@@ -250,7 +250,7 @@ async def test_started_is_said_when_the_work_begins(node: Bus, caller: Bus) -> N
     flushed = consumer.flush()
     if flushed is not None:
         await soon(flushed)
-    await until(lambda: exchange.started)
+    await until(lambda: exchange.started is True)
     assert not exchange.answer.done()
 
 

@@ -247,13 +247,11 @@ class Exchange(Protocol):
         ...
 
     @property
-    def started(self) -> bool:
-        """Whether the consumer has said that the work began."""
-        ...
+    def started(self) -> bool | None:
+        """Whether the work began: True once the consumer has said so, False if it surely has not, None if nobody knows.
 
-    @property
-    def silence_tells(self) -> bool:
-        """Whether the work has surely not begun as long as `started` is false: nothing on the way holds that word back."""
+        Where something on the way may hold that word back, silence tells nothing: it is None until the word is here.
+        """
         ...
 
     @property

@@ -32,10 +32,9 @@ class LocalExchange:
     """A command on its way."""
 
     __slots__ = ("_link", "_number", "_on_progress", "answer", "started")
-    silence_tells: bool = True  # the word is in the socket before the work begins
 
     def __init__(self, link: Link, number: int, on_progress: Callable[[Message], None] | None) -> None:
-        self.started = False
+        self.started = False  # the word is in the socket before the work begins
         self.answer: asyncio.Future[Message] = link.bus.wires.loop.create_future()
         self._link = link
         self._number = number

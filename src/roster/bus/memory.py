@@ -66,7 +66,6 @@ class MemoryExchange:
     """A command on its way, on the sender's side."""
 
     __slots__ = ("_on_cancel", "_on_progress", "_over", "answer", "bus", "queue", "started")
-    silence_tells: bool = True
 
     def __init__(self, bus: MemoryBus, queue: str, on_progress: Callable[[Message], None] | None) -> None:
         self.bus = bus

@@ -36,7 +36,7 @@ class Answer:
     @property
     def started(self) -> bool:
         """Whether the node has said that the work began."""
-        return self._sent.started
+        return self._sent.started is True
 
     @property
     def _sent(self) -> Exchange:

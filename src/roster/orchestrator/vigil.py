@@ -58,8 +58,7 @@ class Outstanding:
     @property
     def known(self) -> Outcome:
         """What is known of the work as long as there is no answer."""
-        silent = not self.exchange.started and self.exchange.silence_tells
-        return "refused" if silent else "unknown"
+        return "refused" if self.exchange.started is False else "unknown"
 
     def settle(self, end: Message | CallError) -> None:
         """End it from this side, and take the command back from its node."""
@@ -248,7 +247,7 @@ class Vigil:
     def _bury(self, gone: list[Outstanding]) -> None:
         for outstanding in gone:
             if outstanding in self._open and not outstanding.exchange.answer.done():
-                begun = outstanding.exchange.started
+                begun = outstanding.exchange.started is True
                 outstanding.settle(
                     DeliveryError(
                         f"{outstanding.node.key} is gone, its lease has ended; the work had {'' if begun else 'not '}begun",

@@ -365,12 +365,8 @@ class _Unanswered:
         return self._inner.queue
 
     @property
-    def started(self) -> bool:
+    def started(self) -> bool | None:
         return self._inner.started
-
-    @property
-    def silence_tells(self) -> bool:
-        return self._inner.silence_tells
 
     def cancel(self) -> None:
         self._inner.cancel()

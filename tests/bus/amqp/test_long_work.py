@@ -127,7 +127,7 @@ async def test_work_that_another_was_given_meanwhile_is_stopped(
     worker = Worker()
     consumer = worker.consumer = await node.serve("q", worker)
     exchange = await caller.send("q", Message.command("work", {"name": "w", "seconds": 60}))
-    await until(lambda: exchange.started)
+    await until(lambda: exchange.started is True)
     assert consumer._channel is not None
     await consumer._channel.cancel(consumer._tag, 5)  # so that the stand-by is next
     (delivery,) = consumer._in_hand.values()

@@ -245,7 +245,7 @@ async def test_what_is_published_is_heard_again_when_somebody_has_cut_it_off(
     consumer = await node.serve("q", serve, bindings=["cmd.writer.#", "ctl.writer.team.#"])
     await node.subscribe(["evt.#"], lambda key, message: heard.update([key]))
     out = await caller.send("q", Message.command("work", {"name": "held"}))
-    await until(lambda: out.started)
+    await until(lambda: out.started is True)
     published_ = {
         "cmd.writer.now": Message.command("asked"),
         "ctl.writer.team": Message.control("told"),

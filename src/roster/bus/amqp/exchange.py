@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 class AmqpExchange:
     """A command on its way."""
 
-    # A broker that is short of memory, or stands still, holds back what nodes say.
-    silence_tells: bool = False
     __slots__ = (
         "_on_progress",
         "_sender",
@@ -47,7 +45,8 @@ class AmqpExchange:
         self.id = id_
         self.kind = message.kind
         self.queue = queue
-        self.started = False
+        # A broker that is short of memory, or stands still, holds back what nodes say.
+        self.started: bool | None = None
         self.confirmed = False
         self.sent = boottime()
         self.deadline = None if message.timeout is None else self.sent + message.timeout
