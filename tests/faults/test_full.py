@@ -21,7 +21,7 @@ Urls = tuple[str, str]
 @pytest.fixture(autouse=True)
 def no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls that wait go by what they are told alone: none looks by itself after a second."""
-    monkeypatch.setattr("roster.orchestrator.call._LOOK_AGAIN", 60.0)
+    monkeypatch.setattr("roster.orchestrator.candidates._LOOK_AGAIN", 60.0)
 
 
 @pytest.fixture

@@ -493,7 +493,7 @@ async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls
 async def test_a_node_that_is_registered_but_not_on_the_bus_is_given_up_with_the_cause(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roster.orchestrator.call._RETURN_WAIT", 0.2)
+    monkeypatch.setattr("roster.orchestrator.candidates._RETURN_WAIT", 0.2)
     async with (
         Registry.connect(urls[0]) as registry,
         Orchestrator.connect(*urls) as orchestrator,
@@ -510,7 +510,7 @@ async def test_a_node_that_is_registered_but_not_on_the_bus_is_given_up_with_the
 async def test_a_broker_that_is_out_of_reach_is_not_said_to_be_the_nodes_fault(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roster.orchestrator.call._RETURN_WAIT", 0.2)
+    monkeypatch.setattr("roster.orchestrator.candidates._RETURN_WAIT", 0.2)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and does not listen
         async with (

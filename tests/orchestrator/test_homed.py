@@ -39,9 +39,6 @@ class Team:
     def call(self) -> HomedCall:
         now = boottime()
 
-        async def freely() -> Any:
-            return self.second
-
         async def dispatch(node: Any) -> None:
             self.dispatched.append(node.key)
 
@@ -52,27 +49,34 @@ class Team:
             deadline=now + 600,
             priority=0,
             last=DeliveryError("its connection was lost"),
-            choose_freely=freely,
-            _pass_over=lambda node: None,
         )
         return HomedCall(call, "key", "source", self.first.key, dispatch, lambda: False)
 
+    @property
+    def candidates(self) -> Any:
+        """Whoever is no home may go to the second."""
 
-async def tries(call: HomedCall, exclude: tuple[str, ...] = ()) -> Any:
+        async def choose() -> Any:
+            return self.second
+
+        return SimpleNamespace(choose=choose, excluded=tuple, gone=lambda node: None)
+
+
+async def tries(call: HomedCall, team: Team) -> Any:
     node = None
     while node is None:
-        node = await call.choose(exclude)
+        node = await call.choose(team.candidates)
     return node
 
 
 async def test_a_node_that_had_the_answer_and_died_before_it_gave_it_is_waited_for() -> None:
     team = Team("kept", "gone", "gone", "kept")
     call = team.call()
-    node = await tries(call)
+    node = await tries(call, team)
     call.cut = True
     team.start("2")  # it was killed, and is starting again
-    await call.failed(node)
-    assert await tries(call) is team.first
+    await call.failed(node, team.candidates)
+    assert await tries(call, team) is team.first
     assert team.waited >= 1
     assert team.dispatched == ["default/first"] * 2
 
@@ -81,9 +85,9 @@ async def test_a_node_that_had_the_answer_and_died_before_it_gave_it_is_waited_f
 async def test_a_node_that_does_not_come_back_or_died_at_it_is_replaced(said: str) -> None:
     team = Team(said, "gone", "unknown")
     call = team.call()
-    node = await tries(call)
+    node = await tries(call, team)
     call.cut = True
     team.start("2")
-    await call.failed(node)
-    assert await tries(call) is team.second
+    await call.failed(node, team.candidates)
+    assert await tries(call, team) is team.second
     assert bool(team.waited) is (said == "kept")

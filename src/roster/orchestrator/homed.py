@@ -7,7 +7,7 @@ work. So no key need be looked for, and load spreads as it should.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING
 
 from roster._clock import boottime
@@ -17,6 +17,7 @@ from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
     from roster.orchestrator.call import Call
+    from roster.orchestrator.candidates import Candidates
 
 # A node that died behind its work, and before its caller could write the answer down, has the answer on its disk. It is
 # given this long to come back before another does the work again.
@@ -64,21 +65,21 @@ class HomedCall(KeyedCall):
         """Whoever takes the run up joins the work; to stop it would be to do it twice."""
         return self._leaving()
 
-    async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:
+    async def choose(self, candidates: Candidates) -> NodeRecord | None:
         """Return the node for the next try, on record, or None to look again."""
         self.cut = False
-        node = await self._at_home(set(exclude)) if self._home is not None else None
+        node = await self._at_home(candidates.excluded()) if self._home is not None else None
         if node is None:
             if self._home is not None:
                 return None
-            node = await self._call.choose_freely()
+            node = await candidates.choose()
             if node is None:
                 return None
         await self._dispatch(node)
         self._home, self._told = node.key, (node.key, node.uid)
         return node
 
-    async def _at_home(self, exclude: set[str]) -> NodeRecord | None:
+    async def _at_home(self, exclude: Collection[str]) -> NodeRecord | None:
         """Return the node that has the work; None if it has to be heard first, or has not got it (then there is no home)."""
         home = str(self._home)
         node = self._call.team.node(home)
@@ -102,19 +103,19 @@ class HomedCall(KeyedCall):
     def done(self, node: NodeRecord) -> None:
         """The node brought the result: the run's record says so, nothing else need."""
 
-    async def refused(self, node: NodeRecord, error: CallError) -> bool:
+    async def refused(self, node: NodeRecord, error: CallError, candidates: Candidates) -> bool:
         """It did not start, so anybody may have it."""
         self._home = self._told = None
         return False
 
-    async def failed(self, node: NodeRecord) -> None:
+    async def failed(self, node: NodeRecord, candidates: Candidates) -> None:
         """If it may have started it stays with its node, as long as that is there; else anybody may have it."""
         last = self._call.last
         if self._home is None or not isinstance(last, DeliveryError | BusUnavailableError | CallTimeoutError):
             self._home = self._told = None
-            self._call.tried(node)
+            candidates.tried(node)
             return
         if self._kept:
             now = boottime()
             self._patient_until = min(now + _PATIENCE, (now + self._call.deadline) / 2)
-        await super().failed(node)
+        await super().failed(node, candidates)

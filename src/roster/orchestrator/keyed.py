@@ -36,6 +36,7 @@ from roster.routing.strategies import rendezvous
 
 if TYPE_CHECKING:
     from roster.orchestrator.call import Call
+    from roster.orchestrator.candidates import Candidates
     from roster.orchestrator.orchestrator import Orchestrator
 
 logger = logging.getLogger("roster.orchestrator")
@@ -217,10 +218,10 @@ class KeyedCall:
 
     # -- choosing -------------------------------------------------------------------------------------------------
 
-    async def choose(self, exclude: Iterable[str]) -> NodeRecord | None:
+    async def choose(self, candidates: Candidates) -> NodeRecord | None:
         """Return the node for the next try, or None to look again."""
         self.cut = False
-        excluded = set(exclude)
+        excluded = set(candidates.excluded())
         query, router = self._call.query, self._call.team.router
         question: dict[str, Any] = {
             "version": query.version,
@@ -242,7 +243,7 @@ class KeyedCall:
             if silent is not None:
                 await self._wait_for_word(silent)
                 return None
-        return ranked[0] if ranked else await self._nobody(excluded)
+        return ranked[0] if ranked else await self._nobody(candidates, excluded)
 
     def _ranked(self, nodes: Iterable[Routable], excluded: set[str]) -> list[NodeRecord]:
         """Return nodes, busy ones too, best first."""
@@ -252,12 +253,12 @@ class KeyedCall:
         # The router knows no other nodes than the records that the orchestrator gave it.
         return [cast("NodeRecord", node) for _, node in scored]
 
-    async def _nobody(self, exclude: set[str]) -> NodeRecord | None:
+    async def _nobody(self, candidates: Candidates, excluded: set[str]) -> NodeRecord | None:
         call = self._call
         try:
-            return call.team.refuse(call.query, exclude)
+            return call.team.refuse(call.query, excluded)
         except NoCapableNodesError as error:
-            await call._wait_for_return(error)
+            await candidates.wait_for_return(error)
             return None
 
     async def _ask(self, nodes: list[NodeRecord]) -> tuple[NodeRecord | None, NodeRecord | None]:
@@ -282,7 +283,7 @@ class KeyedCall:
         """A node that may be at it says nothing: it must be heard, or be gone, before another does it."""
         left = self._call.deadline - boottime()
         if left <= 0:
-            self._call._give_up(
+            self._call.give_up(
                 CallTimeoutError(
                     f"{node.key} may know the key of this call to {self._call.query.capability}, and has not answered",
                     outcome="not_sent",
@@ -296,7 +297,7 @@ class KeyedCall:
         """The node brought the result."""
         self._keys.remember(self._scope, node)
 
-    async def refused(self, node: NodeRecord, error: CallError) -> bool:
+    async def refused(self, node: NodeRecord, error: CallError, candidates: Candidates) -> bool:
         """It did not start. Wait for the same node, unless it is gone; return whether that was all there is to do."""
         call = self._call
         left = call.deadline - boottime()
@@ -304,7 +305,7 @@ class KeyedCall:
         if full and (call.on_busy == "fail" or left <= 0):
             raise self._no_room(node)
         if left <= 0:
-            call._give_up(call._too_late(error))
+            call.give_up(call.too_late(error))
         attempts = call.attempts
         if (
             len(attempts) > 1
@@ -313,7 +314,7 @@ class KeyedCall:
         ):
             del attempts[-1]  # one line for one wait
         if self.cut and await self._gone(node):
-            call._pass_over(node)
+            candidates.gone(node)
             return True
         await self._pause(node, left)
         if full and call.deadline - boottime() < TOO_LITTLE:
@@ -329,11 +330,11 @@ class KeyedCall:
             attempts=call.attempts,
         )
 
-    async def failed(self, node: NodeRecord) -> None:
+    async def failed(self, node: NodeRecord, candidates: Candidates) -> None:
         """It may have started. If its node is gone the next in rank gets it; else the same one again."""
         self._heard.clear()
         if self._left(node) or (self.cut and await self._gone(node)):
-            self._call._pass_over(node)
+            candidates.gone(node)
 
     async def _gone(self, node: NodeRecord) -> bool:
         """Whether this incarnation is dead, as far as registry and bus can tell; silence is not death."""

@@ -21,9 +21,9 @@ from roster.errors import CallError, DeliveryError, Outcome
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
-    from roster.orchestrator.call import Call
     from roster.orchestrator.contracts import Contract
     from roster.orchestrator.orchestrator import Orchestrator
+    from roster.orchestrator.tries import Tries
 
 logger = logging.getLogger("roster.orchestrator")
 
@@ -43,13 +43,14 @@ class Outstanding:
     """One command that was sent and is not answered.
 
     Attributes:
+        tries: those of its call.
         answered_by: the node that answered in its place, empty if none did.
     """
 
     exchange: Exchange
     message: Message
     node: NodeRecord
-    call: Call
+    tries: Tries
     contract: Contract
     sent: float
     hedge: asyncio.Task[None] | None = None
@@ -198,7 +199,7 @@ class Vigil:
             self._own(asyncio.create_task(self._revoke(node, sorted(idle_elsewhere))))
 
     def _room_elsewhere(self, outstanding: Outstanding) -> bool:
-        return outstanding.call.other_node(outstanding.node) is not None
+        return outstanding.tries.other_node(outstanding.node) is not None
 
     async def _revoke(self, node: NodeRecord, ids: list[str]) -> None:
         async with asyncio.timeout(_PONG):
@@ -231,7 +232,7 @@ class Vigil:
     async def _hedge(self, outstanding: Outstanding) -> None:
         """Have another node do it as well: the first answer wins, the other is taken back."""
         # Room somewhere wakes calls, not this; `forget` ends it.
-        while (answer := await outstanding.call.elsewhere(outstanding.node)) is None:  # noqa: ASYNC110 - see above
+        while (answer := await outstanding.tries.elsewhere(outstanding.node)) is None:  # noqa: ASYNC110 - see above
             await asyncio.sleep(_SWEEP)
         if not outstanding.exchange.answer.done():
             node, message = answer
