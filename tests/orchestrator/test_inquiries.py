@@ -12,9 +12,9 @@ from tests.routing.nodes import WRITE, FakeClock, FakeNode
 
 from roster.bus import Load, Message
 from roster.errors import BusUnavailableError
-from roster.orchestrator.call import Query
 from roster.orchestrator.inquiries import Inquiries
 from roster.orchestrator.orchestrator import Orchestrator
+from roster.orchestrator.query import Query
 from roster.routing import Router
 
 QUERY = Query(WRITE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from roster.errors import AllNodesBusyError, NoCapableNodesError
-from roster.orchestrator.call import Query
+from roster.orchestrator.query import Query
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:

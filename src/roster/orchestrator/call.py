@@ -12,24 +12,12 @@ from roster.bus.context import Handling, current_command
 from roster.errors import Attempt, CallError, CallTimeoutError
 from roster.orchestrator.budget import SOLO_AFTER
 from roster.orchestrator.failover import Failover
-from roster.passport import Selector, VersionRange
+from roster.orchestrator.query import Query
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
     from roster.orchestrator.keyed import KeyedCall
     from roster.orchestrator.orchestrator import Orchestrator
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which nodes will do."""
-
-    capability: str
-    version: VersionRange | None = None
-    selector: Selector | None = None
-    namespace: str | None = None
-    strategy: str | None = None
-    sticky_key: str | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,8 @@ from roster._clock import boottime
 from roster.bus import Message, error_from, tracing
 from roster.bus.base import Bus
 from roster.bus.message import Kind
-from roster.errors import BusUnavailableError, CallTimeoutError
+from roster.errors import BusUnavailableError, CallTimeoutError, ConfigError, NodeNotFoundError
+from roster.orchestrator.query import SelectorLike
 from roster.registry import NodeEvent, NodeRecord, Registry
 
 logger = logging.getLogger("roster.orchestrator")
@@ -140,6 +141,37 @@ class Control:
             except TimeoutError:
                 return False
         return True
+
+
+async def addressed(
+    registry: Registry,
+    signal: str,
+    nodes: Iterable[str] | None = None,
+    selector: SelectorLike = None,
+    namespace: str | None = None,
+) -> list[NodeRecord]:
+    """Return whom a signal goes to, in order of name; the arguments are those of `Orchestrator.control`.
+
+    Raises:
+        NodeNotFoundError: a name is not registered, or nothing matches.
+        ConfigError: both names and a selector were given.
+    """
+    await registry.synced()
+    if nodes is not None and selector is not None:
+        raise ConfigError("a signal goes to the nodes that are named or to those that match, not to both")
+    if nodes is not None:
+        found = [await registry.get(name, None if "/" in name else namespace) for name in nodes]
+    else:
+        everybody = await registry.find(selector=selector, namespace=namespace)
+        found = [node for node in everybody if node.state != "offline"]
+    if not found:
+        raise NodeNotFoundError(
+            f"nobody to send {signal!r} to: no node that is not offline matches"
+            + (f" {selector!r}" if selector is not None else "")
+            + (f" in the namespace {namespace}" if namespace is not None else "")
+        )
+    different = {node.key: node for node in found}
+    return [different[key] for key in sorted(different)]
 
 
 def _shows(now: NodeRecord | None, node: NodeRecord, drains: bool) -> bool:

@@ -20,8 +20,8 @@ from roster.errors import CallError
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
-    from roster.orchestrator.call import Query
     from roster.orchestrator.orchestrator import Orchestrator
+    from roster.orchestrator.query import Query
 
 logger = logging.getLogger("roster.orchestrator")
 

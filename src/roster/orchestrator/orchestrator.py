@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
+from roster._connecting import Connecting
 from roster.bus import open_bus
 from roster.bus.base import Bus, OutlivesCallers
 from roster.bus.context import current_command
 from roster.bus.keys import caller_namespace, caller_source
-from roster.errors import (
-    Attempt,
-    CallError,
-    Code,
-    ConfigError,
-    DeliveryError,
-    NodeNotFoundError,
-    PassedOver,
-)
+from roster.errors import CallError, Code, ConfigError, DeliveryError, PassedOver
 from roster.orchestrator import letters
+from roster.orchestrator.answers import CallAnswer, NodeAnswer, StreamEvent
 from roster.orchestrator.budget import RetryBudget
-from roster.orchestrator.call import Call, Query
+from roster.orchestrator.call import Call
 from roster.orchestrator.contracts import Contracts
-from roster.orchestrator.control import Control
+from roster.orchestrator.control import Control, addressed
 from roster.orchestrator.inquiries import Inquiries
 from roster.orchestrator.keyed import KeyedCall, Keys
 from roster.orchestrator.orphans import Orphans
+from roster.orchestrator.query import Query, SelectorLike
 from roster.orchestrator.suspects import Suspects
 from roster.orchestrator.vigil import Vigil
 from roster.orchestrator.waiting import WaitingRoom
-from roster.passport import Selector, VersionRange
+from roster.passport import VersionRange
 from roster.registry import NodeEvent, NodeRecord, Registry
 from roster.routing import Router
 
@@ -47,55 +42,7 @@ CONTROL_TIMEOUT = 10.0
 SYNC_DEADLINE = 30.0
 _STREAM_KEPT = 1000
 
-SelectorLike = Selector | str | Mapping[str, Any] | None
 OnBusy = Literal["wait", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeAnswer:
-    """What one node answered to `call_all`, or to a control signal.
-
-    Attributes:
-        node: `namespace/name`.
-        result: its result, None when it failed.
-        error: why it failed, None when it did not.
-    """
-
-    node: str
-    result: Any = None
-    error: CallError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CallAnswer:
-    """A result, and how it came about.
-
-    Attributes:
-        result: what the node returned.
-        node: `namespace/name` of the node that did it.
-        attempts: every try, oldest first; the last one brought the result.
-        duration: seconds from the call to the result.
-    """
-
-    result: Any
-    node: str
-    attempts: tuple[Attempt, ...]
-    duration: float
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """What `stream` yields: `progress` events, then one `result`.
-
-    Attributes:
-        type: `progress` or `result`.
-        node: `namespace/name` of the node it comes from; after a failover it is another.
-        data: the event's data, or the result.
-    """
-
-    type: Literal["progress", "result"]
-    node: str
-    data: Any
 
 
 class Orchestrator:
@@ -146,7 +93,7 @@ class Orchestrator:
         strategy: str = "least_loaded",
         namespace: str | None = None,
         runs_url: str | None = None,
-    ) -> Connecting:
+    ) -> Connecting[Orchestrator]:
         """Open registry and bus.
 
         Args:
@@ -164,7 +111,19 @@ class Orchestrator:
         Raises:
             ConfigError: a URL, the strategy or the namespace is wrong.
         """
-        return Connecting(registry_url, bus_url, strategy, namespace, runs_url)
+
+        async def opened() -> Orchestrator:
+            async with AsyncExitStack() as undo:
+                registry = await Registry.connect(registry_url)
+                undo.push_async_callback(registry.close)
+                bus = open_bus(bus_url)
+                await bus.__aenter__()
+                undo.push_async_callback(bus.close)
+                made = Orchestrator(registry, bus, strategy=strategy, namespace=namespace, runs_url=runs_url)
+                undo.pop_all()
+                return made
+
+        return Connecting(opened)
 
     # -- calling --------------------------------------------------------------------------------------------------
 
@@ -258,7 +217,14 @@ class Orchestrator:
         idempotency_key: str | None = None,
     ) -> Call:
         """Make a call that is run by its `run`; the arguments are those of `call`."""
-        query = _query(capability, selector, version, namespace, strategy, sticky_key)
+        query = Query.of(
+            capability,
+            selector=selector,
+            version=version,
+            namespace=namespace,
+            strategy=strategy,
+            sticky_key=sticky_key,
+        )
         if not 0 <= priority <= 9:
             raise ConfigError(f"priority is 0 to 9, not {priority}")
         deadline = self._deadline(timeout)
@@ -306,7 +272,7 @@ class Orchestrator:
         """
         if not self._ready:
             await self._start()
-        query = _query(capability, selector, version, namespace, None, None)
+        query = Query.of(capability, selector=selector, version=version, namespace=namespace)
         nodes = await self.registry.find_by_capability(
             capability, selector=query.selector, version=query.version, namespace=namespace
         )
@@ -481,20 +447,7 @@ class Orchestrator:
         Example:
             >>> await orchestrator.control("pause", selector="role=writer")
         """
-        await self.registry.synced()
-        if nodes is not None and selector is not None:
-            raise ConfigError("a signal goes to the nodes that are named or to those that match, not to both")
-        if nodes is not None:
-            found = [await self.registry.get(name, None if "/" in name else namespace) for name in nodes]
-        else:
-            everybody = await self.registry.find(selector=selector, namespace=namespace)
-            found = [node for node in everybody if node.state != "offline"]
-        if not found:
-            raise NodeNotFoundError(
-                f"nobody to send {signal!r} to: no node that is not offline matches"
-                + (f" {selector!r}" if selector is not None else "")
-                + (f" in the namespace {namespace}" if namespace is not None else "")
-            )
+        found = await addressed(self.registry, signal, nodes, selector, namespace)
 
         async def one(node: NodeRecord) -> NodeAnswer:
             try:
@@ -506,8 +459,7 @@ class Orchestrator:
             return answer
 
         async with Control(self.registry, self.bus, self.source) as control:
-            different = {node.key: node for node in found}
-            return list(await asyncio.gather(*(one(different[key]) for key in sorted(different))))
+            return list(await asyncio.gather(*(one(node) for node in found)))
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -529,7 +481,14 @@ class Orchestrator:
         """
         if not self._ready:
             await self._start()
-        query = _query(capability, selector, version, namespace, strategy, sticky_key)
+        query = Query.of(
+            capability,
+            selector=selector,
+            version=version,
+            namespace=namespace,
+            strategy=strategy,
+            sticky_key=sticky_key,
+        )
         return self.refuse(query)
 
     async def explain(
@@ -543,8 +502,10 @@ class Orchestrator:
         """Return every node that has the capability, with exactly one reason each why it would be chosen or not."""
         if not self._ready:
             await self._start()
-        query = _query(capability, selector, version, namespace, None, None)
+        query = Query.of(capability, selector=selector, version=version, namespace=namespace)
         return self.rows(query)
+
+    # -- what its calls ask ---------------------------------------------------------------------------------------
 
     def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord | None:
         """Return a node for a query, None if nobody can or nobody has room: cheap, and says nothing of why."""
@@ -685,68 +646,3 @@ class Orchestrator:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-
-class Connecting:
-    """An orchestrator on its way: `async with` it, or await it."""
-
-    def __init__(
-        self,
-        registry_url: str | None,
-        bus_url: str | None,
-        strategy: str,
-        namespace: str | None = None,
-        runs_url: str | None = None,
-    ) -> None:
-        self._registry_url = registry_url
-        self._bus_url = bus_url
-        self._strategy = strategy
-        self._namespace = namespace
-        self._runs_url = runs_url
-        self._opened: Orchestrator | None = None
-
-    async def _open(self) -> Orchestrator:
-        registry = await Registry.connect(self._registry_url)
-        try:
-            bus = open_bus(self._bus_url)
-            await bus.__aenter__()
-        except BaseException:
-            await registry.close()
-            raise
-        try:
-            return Orchestrator(
-                registry, bus, strategy=self._strategy, namespace=self._namespace, runs_url=self._runs_url
-            )
-        except BaseException:
-            await bus.close()
-            await registry.close()
-            raise
-
-    def __await__(self) -> Generator[Any, None, Orchestrator]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Orchestrator:
-        self._opened = await self._open()
-        return self._opened
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._opened is not None:
-            await self._opened.close()
-
-
-def _query(
-    capability: str,
-    selector: SelectorLike,
-    version: VersionRange | str | None,
-    namespace: str | None,
-    strategy: str | None,
-    sticky_key: str | None,
-) -> Query:
-    return Query(
-        capability,
-        VersionRange.parse(version) if isinstance(version, str) else version,
-        Selector.parse(selector) if selector is not None and not isinstance(selector, Selector) else selector,
-        namespace,
-        strategy,
-        sticky_key,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from roster._connecting import Connecting
 from roster._logs import quiet_by_default
 from roster.registry.contracts import Mismatch
 from roster.registry.events import EventType, NodeEvent
@@ -9,7 +10,7 @@ from roster.registry.holder import Holder
 from roster.registry.informer import Informer
 from roster.registry.record import NodeRecord
 from roster.registry.registration import Registration
-from roster.registry.registry import Connecting, Registry
+from roster.registry.registry import Registry
 from roster.registry.status import Condition, NodeStatus
 from roster.registry.summary import CapabilitySummary
 from roster.registry.watching import EventWatch

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from roster._clock import boottime, utc_now
+from roster._connecting import Connecting
 from roster.errors import NodeNotFoundError, RegistryError, StoreError, StoreUnavailableError
 from roster.passport import NodePassport, Selector, VersionRange
 from roster.registry.admin import delete_node, identity, prune_nodes, set_mark
@@ -64,7 +65,7 @@ class Registry:
         thaw_grace: bool = True,
         sync_timeout: float = SYNC_TIMEOUT,
         now: Callable[[], float] = boottime,
-    ) -> Connecting:
+    ) -> Connecting[Registry]:
         """Open the registry.
 
         Args:
@@ -80,9 +81,17 @@ class Registry:
         Raises:
             ConfigError: the URL is wrong.
         """
-        return Connecting(
-            lambda: Registry(open_store(url), thaw_grace=thaw_grace, sync_timeout=sync_timeout, now=now)
-        )
+
+        async def opened() -> Registry:
+            made = Registry(open_store(url), thaw_grace=thaw_grace, sync_timeout=sync_timeout, now=now)
+            try:
+                await made.store.__aenter__()
+            except StoreError:
+                await made.store.close()
+                raise
+            return made
+
+        return Connecting(opened)
 
     # -- being in it -------------------------------------------------------------------------------
 
@@ -400,34 +409,6 @@ class Registry:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-
-class Connecting:
-    """A registry on its way: `async with` it, or await it."""
-
-    def __init__(self, make: Callable[[], Registry]) -> None:
-        self._make = make
-        self._registry: Registry | None = None
-
-    async def _open(self) -> Registry:
-        registry = self._make()
-        try:
-            await registry.store.__aenter__()
-        except StoreError:
-            await registry.store.close()
-            raise
-        return registry
-
-    def __await__(self) -> Generator[Any, None, Registry]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Registry:
-        self._registry = await self._open()
-        return self._registry
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._registry is not None:
-            await self._registry.close()
 
 
 def _load(passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str]) -> NodePassport:
