@@ -20,6 +20,7 @@ from tests.conftest import passport
 import roster
 from roster import sync
 from roster._clock import boottime
+from roster._portal import own_portal
 
 Urls = tuple[str, str]
 
@@ -410,11 +411,8 @@ def test_many_threads_share_one_orchestrator(memory_urls: Urls) -> None:
 
 
 def test_the_loop_is_the_same_for_all_threads() -> None:
-    def portal() -> object:
-        return sync._portal()
-
     with ThreadPoolExecutor(8) as pool:
-        assert len({id(one) for one in pool.map(lambda _: portal(), range(64))}) == 1
+        assert len({id(one) for one in pool.map(lambda _: own_portal(), range(64))}) == 1
 
 
 def test_a_callback_that_calls_back_is_told_instead_of_hanging(memory_urls: Urls) -> None:

@@ -16,15 +16,11 @@ Example:
 
 from __future__ import annotations
 
-import atexit
-import functools
-import logging
 import os
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from roster._loops import LoopThread
+from roster._portal import Facade, giving, iterate, iterating, own_portal, posting, waiting
 from roster.bus import Events as AsyncEvents
 from roster.bus import Load, Message, Published
 from roster.bus.mindbus import Answer as AsyncAnswer
@@ -110,8 +106,6 @@ __all__ = [
     "select_least_loaded",
 ]
 
-logger = logging.getLogger("roster.sync")
-
 
 def __getattr__(name: str) -> Any:
     if name == "ProcessCard":  # whoever runs no cards need not read the modules for them
@@ -121,176 +115,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'roster.sync' has no attribute {name!r}")
 
 
-A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
-P = ParamSpec("P")
 T = TypeVar("T")
-W = TypeVar("W")
-
-_CLOSING_DEADLINE = 10.0
-
-
-# -- the loop behind everything here ----------------------------------------------------------------------------------
-
-
-class _Portal:
-    """The loop of one process, and what is open on it."""
-
-    def __init__(self) -> None:
-        self.process = os.getpid()
-        self.ended = False
-        self.open: dict[int, Callable[[], Coroutine[Any, Any, object]]] = {}
-        self._thread = LoopThread("roster-sync").start()
-
-    @property
-    def usable(self) -> bool:
-        """Whether this process can run anything on it."""
-        return not self.ended and self.process == os.getpid()
-
-    def run(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        if not self.usable:
-            coroutine.close()
-            raise RosterError(
-                "the program is ending: nothing can be asked any more"
-                if self.ended
-                else f"this was opened by process {self.process}, before a fork: connect again in this one"
-            )
-        return self._thread.run(coroutine, timeout)
-
-    def end(self) -> None:
-        """Close what is open, newest first, and stop. At the end of the program."""
-        if not self.usable:
-            return
-        for close in reversed(list(self.open.values())):
-            try:
-                self.run(close(), _CLOSING_DEADLINE)
-            except (RosterError, TimeoutError) as error:
-                # There is nobody left to tell but the log: what could not be closed ends with its lease.
-                logger.warning("at the end of the program: %s", str(error) or "closing took too long")
-        self.ended = True
-        self._thread.stop()
-
-
-_lock = threading.Lock()
-_current: _Portal | None = None
-
-
-def _portal() -> _Portal:
-    """Return this process's portal; a forked child gets its own."""
-    global _current
-    with _lock:
-        if _current is None or not _current.usable:
-            if _current is not None and _current.ended:
-                raise RosterError("the program is ending: nothing can be opened any more")
-            _current = _Portal()
-            atexit.register(_current.end)
-        return _current
-
-
-def _after_fork() -> None:
-    # Another thread may have held the lock at the fork, and does not exist here.
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Facade(Generic[A]):
-    """Something async, and the portal that it lives on."""
-
-    def __init__(self, inner: A, portal: _Portal) -> None:
-        self._inner = inner
-        self._portal = portal
-
-    def _opened(self, close: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        self._portal.open[id(self)] = close
-
-    def _close(self, coroutine: Coroutine[Any, Any, T]) -> T | None:
-        """Run what closes it. Where the portal is gone (a forked child, the end of the program) others have closed it."""
-        if not self._portal.usable:
-            coroutine.close()
-            return None
-        self._portal.open.pop(id(self), None)
-        return self._portal.run(coroutine)
-
-
-def _waiting(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[_Facade[A], P], T]:
-    """Return an async method as a blocking one, with its signature and its documentation."""
-
-    @functools.wraps(method)
-    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> T:
-        return facade._portal.run(method(facade._inner, *args, **options))
-
-    return blocking
-
-
-def _giving(
-    method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]], wrap: Callable[[T, _Portal], W]
-) -> Callable[Concatenate[_Facade[A], P], W]:
-    """Do as `_waiting` does, and wrap what comes back for blocking use as well."""
-
-    @functools.wraps(method)
-    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> W:
-        return wrap(facade._portal.run(method(facade._inner, *args, **options)), facade._portal)
-
-    return blocking
-
-
-def _posting(method: Callable[Concatenate[A, P], T]) -> Callable[Concatenate[_Facade[A], P], T]:
-    """Return a plain method that belongs to the loop as one that any thread may call."""
-
-    @functools.wraps(method)
-    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> T:
-        async def there() -> T:
-            return method(facade._inner, *args, **options)
-
-        return facade._portal.run(there())
-
-    return blocking
-
-
-def _iterating(
-    method: Callable[Concatenate[A, P], AsyncIterator[T]],
-) -> Callable[Concatenate[_Facade[A], P], Generator[T, None, None]]:
-    """Return a method that gives an async iterator as one that gives a plain one; closing it closes the other."""
-
-    @functools.wraps(method)
-    def blocking(facade: _Facade[A], /, *args: P.args, **options: P.kwargs) -> Generator[T, None, None]:
-        async def there() -> AsyncIterator[T]:
-            return method(facade._inner, *args, **options)
-
-        return _iterate(facade._portal, facade._portal.run(there()))
-
-    return blocking
-
-
-def _iterate(portal: _Portal, source: AsyncIterator[T]) -> Generator[T, None, None]:
-    async def step() -> tuple[T, ...]:
-        # A StopAsyncIteration would not pass through a future well.
-        async for value in source:
-            return (value,)
-        return ()
-
-    async def close() -> None:
-        if (aclose := getattr(source, "aclose", None)) is not None:
-            await aclose()
-
-    try:
-        while found := portal.run(step()):
-            yield found[0]
-    finally:
-        # A generator may be collected when the loop is gone already: then there is nothing left to close.
-        if portal.usable:
-            portal.run(close())
 
 
 # -- the registry -----------------------------------------------------------------------------------------------------
 
 
-class Registration(_Facade[AsyncRegistration]):
+class Registration(Facade[AsyncRegistration]):
     """One node's presence in the registry, kept alive in the background. Made by `Registry.register`."""
 
     @property
@@ -313,16 +145,16 @@ class Registration(_Facade[AsyncRegistration]):
         """What the registry is told; `offline` when it has ended."""
         return self._inner.state
 
-    report = _posting(AsyncRegistration.report)
-    set_state = _waiting(AsyncRegistration.set_state)
-    set_condition = _posting(AsyncRegistration.set_condition)
-    withdraw = _posting(AsyncRegistration.withdraw)
-    restore = _posting(AsyncRegistration.restore)
-    update = _waiting(AsyncRegistration.update)
-    drain = _waiting(AsyncRegistration.drain)
-    deregister = _waiting(AsyncRegistration.deregister)
-    abandon = _waiting(AsyncRegistration.abandon)
-    wait_ended = _waiting(AsyncRegistration.wait_ended)
+    report = posting(AsyncRegistration.report)
+    set_state = waiting(AsyncRegistration.set_state)
+    set_condition = posting(AsyncRegistration.set_condition)
+    withdraw = posting(AsyncRegistration.withdraw)
+    restore = posting(AsyncRegistration.restore)
+    update = waiting(AsyncRegistration.update)
+    drain = waiting(AsyncRegistration.drain)
+    deregister = waiting(AsyncRegistration.deregister)
+    abandon = waiting(AsyncRegistration.abandon)
+    wait_ended = waiting(AsyncRegistration.wait_ended)
 
     def __enter__(self) -> Registration:
         return self
@@ -331,7 +163,7 @@ class Registration(_Facade[AsyncRegistration]):
         self._close(self._inner.__aexit__())
 
 
-class Registry(_Facade[AsyncRegistry]):
+class Registry(Facade[AsyncRegistry]):
     """See `roster.Registry`."""
 
     @classmethod
@@ -353,23 +185,23 @@ class Registry(_Facade[AsyncRegistry]):
         async def opened() -> AsyncRegistry:
             return await AsyncRegistry.connect(url, thaw_grace=thaw_grace, sync_timeout=sync_timeout)
 
-        portal = _portal()
+        portal = own_portal()
         made = cls(portal.run(opened()), portal)
         made._opened(made._inner.close)
         return made
 
-    register = _giving(AsyncRegistry.register, Registration)
-    find_by_capability = _waiting(AsyncRegistry.find_by_capability)
-    find = _waiting(AsyncRegistry.find)
-    get = _waiting(AsyncRegistry.get)
-    capabilities = _waiting(AsyncRegistry.capabilities)
-    mismatches = _waiting(AsyncRegistry.mismatches)
-    watch = _iterating(AsyncRegistry.watch)
-    synced = _waiting(AsyncRegistry.synced)
-    drain = _waiting(AsyncRegistry.drain)
-    undrain = _waiting(AsyncRegistry.undrain)
-    delete = _waiting(AsyncRegistry.delete)
-    prune = _waiting(AsyncRegistry.prune)
+    register = giving(AsyncRegistry.register, Registration)
+    find_by_capability = waiting(AsyncRegistry.find_by_capability)
+    find = waiting(AsyncRegistry.find)
+    get = waiting(AsyncRegistry.get)
+    capabilities = waiting(AsyncRegistry.capabilities)
+    mismatches = waiting(AsyncRegistry.mismatches)
+    watch = iterating(AsyncRegistry.watch)
+    synced = waiting(AsyncRegistry.synced)
+    drain = waiting(AsyncRegistry.drain)
+    undrain = waiting(AsyncRegistry.undrain)
+    delete = waiting(AsyncRegistry.delete)
+    prune = waiting(AsyncRegistry.prune)
 
     @property
     def staleness(self) -> float:
@@ -395,7 +227,7 @@ class Registry(_Facade[AsyncRegistry]):
 # -- the bus ----------------------------------------------------------------------------------------------------------
 
 
-class Answer(_Facade[AsyncAnswer]):
+class Answer(Facade[AsyncAnswer]):
     """What is on its way back. Made by `MindBus.send_command`."""
 
     @property
@@ -403,12 +235,12 @@ class Answer(_Facade[AsyncAnswer]):
         """Whether the node has said that the work began."""
         return self._inner.started
 
-    result = _waiting(AsyncAnswer.result)
-    progress = _iterating(AsyncAnswer.progress)
-    cancel = _posting(AsyncAnswer.cancel)
+    result = waiting(AsyncAnswer.result)
+    progress = iterating(AsyncAnswer.progress)
+    cancel = posting(AsyncAnswer.cancel)
 
 
-class Events(_Facade[AsyncEvents[T]]):
+class Events(Facade[AsyncEvents[T]]):
     """Published messages as they come. Made by `MindBus.subscribe` and `MindBus.tap`; see `roster.bus.Events`."""
 
     @property
@@ -428,10 +260,10 @@ class Events(_Facade[AsyncEvents[T]]):
         self.close()
 
     def __iter__(self) -> Iterator[T]:
-        return _iterate(self._portal, self._inner)
+        return iterate(self._portal, self._inner)
 
 
-class MindBus(_Facade[AsyncMindBus]):
+class MindBus(Facade[AsyncMindBus]):
     """See `roster.MindBus`."""
 
     @classmethod
@@ -450,7 +282,7 @@ class MindBus(_Facade[AsyncMindBus]):
         async def opened() -> AsyncMindBus:
             return await AsyncMindBus.connect(url, source=source)
 
-        portal = _portal()
+        portal = own_portal()
         made = cls(portal.run(opened()), portal)
         made._opened(made._inner.close)
         return made
@@ -460,12 +292,12 @@ class MindBus(_Facade[AsyncMindBus]):
         """The bus's URL without secrets."""
         return self._inner.url
 
-    send_command = _giving(AsyncMindBus.send_command, Answer)
-    send_control = _waiting(AsyncMindBus.send_control)
-    publish_event = _waiting(AsyncMindBus.publish_event)
-    publish_control = _waiting(AsyncMindBus.publish_control)
-    dead_letters = _waiting(AsyncMindBus.dead_letters)
-    drop_dead_letters = _waiting(AsyncMindBus.drop_dead_letters)
+    send_command = giving(AsyncMindBus.send_command, Answer)
+    send_control = waiting(AsyncMindBus.send_control)
+    publish_event = waiting(AsyncMindBus.publish_event)
+    publish_control = waiting(AsyncMindBus.publish_control)
+    dead_letters = waiting(AsyncMindBus.dead_letters)
+    drop_dead_letters = waiting(AsyncMindBus.drop_dead_letters)
 
     def subscribe(self, *patterns: str) -> Events[Message]:
         """Listen to published messages whose routing key matches one of the patterns (AMQP topics)."""
@@ -497,7 +329,7 @@ class MindBus(_Facade[AsyncMindBus]):
 # -- the caller and the agent -----------------------------------------------------------------------------------------
 
 
-class Orchestrator(_Facade[AsyncOrchestrator]):
+class Orchestrator(Facade[AsyncOrchestrator]):
     """See `roster.Orchestrator`."""
 
     @classmethod
@@ -529,7 +361,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
                 registry_url, bus_url, strategy=strategy, namespace=namespace, runs_url=runs_url
             )
 
-        portal = _portal()
+        portal = own_portal()
         made = cls(portal.run(opened()), portal)
         made._opened(made._inner.close)
         return made
@@ -539,14 +371,14 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
         """The registry that it looks into; it is closed with the orchestrator."""
         return Registry(self._inner.registry, self._portal)
 
-    call = _waiting(AsyncOrchestrator.call)
-    call_all = _waiting(AsyncOrchestrator.call_all)
-    pick = _waiting(AsyncOrchestrator.pick)
-    explain = _waiting(AsyncOrchestrator.explain)
-    start = _waiting(AsyncOrchestrator.start)
-    control = _waiting(AsyncOrchestrator.control)
-    run = _waiting(AsyncOrchestrator.run)
-    retry = _waiting(AsyncOrchestrator.retry)
+    call = waiting(AsyncOrchestrator.call)
+    call_all = waiting(AsyncOrchestrator.call_all)
+    pick = waiting(AsyncOrchestrator.pick)
+    explain = waiting(AsyncOrchestrator.explain)
+    start = waiting(AsyncOrchestrator.start)
+    control = waiting(AsyncOrchestrator.control)
+    run = waiting(AsyncOrchestrator.run)
+    retry = waiting(AsyncOrchestrator.retry)
 
     @property
     def runs(self) -> Runs:
@@ -571,7 +403,7 @@ class Orchestrator(_Facade[AsyncOrchestrator]):
 
         Leaving the loop early takes the command back. `options` are those of `call`.
         """
-        return _iterate(self._portal, self._inner.stream(capability, params, **options))
+        return iterate(self._portal, self._inner.stream(capability, params, **options))
 
     def close(self) -> None:
         """Close bus and registry; calls that are still open fail."""
@@ -602,7 +434,7 @@ class Node:
         self, passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str], **options: Any
     ) -> None:
         self._inner = AsyncNode(passport, **options)
-        self._facade: _Facade[AsyncNode] | None = None
+        self._facade: Facade[AsyncNode] | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **options: Any) -> Node:
@@ -672,17 +504,17 @@ class Node:
         self, *, labels: Mapping[str, str] | None = None, annotations: Mapping[str, str] | None = None
     ) -> None:
         """Change labels or annotations of the registered passport while it serves. See `roster.Node.update`."""
-        _portal().run(self._inner.update(labels=labels, annotations=annotations))
+        own_portal().run(self._inner.update(labels=labels, annotations=annotations))
 
     def occupy(self, tasks: int) -> Load:
         """Count so many tasks as running beside the commands, and return the load. See `roster.Node.occupy`."""
-        return _portal().run(self._inner.occupy(tasks))
+        return own_portal().run(self._inner.occupy(tasks))
 
     def start(self) -> None:
         """Register and begin to serve, in the background. See `roster.Node.start`."""
-        portal = _portal()
+        portal = own_portal()
         portal.run(self._inner.start())
-        self._facade = _Facade(self._inner, portal)
+        self._facade = Facade(self._inner, portal)
         self._facade._opened(self._inner.stop)
 
     def stop(self, grace: float | None = None) -> bool:
