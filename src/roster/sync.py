@@ -51,6 +51,7 @@ from roster.orchestrator import CallAnswer, NodeAnswer, StreamEvent
 from roster.orchestrator import Orchestrator as AsyncOrchestrator
 from roster.orchestrator.runs.record import RunRecord, StepRecord
 from roster.passport import Capability, NodePassport, Selector
+from roster.passport.document import PassportLike
 from roster.registry import NodeEvent, NodeRecord
 from roster.registry import Registration as AsyncRegistration
 from roster.registry import Registry as AsyncRegistry
@@ -430,9 +431,7 @@ class Node:
         DocumentError: the passport is wrong.
     """
 
-    def __init__(
-        self, passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str], **options: Any
-    ) -> None:
+    def __init__(self, passport: PassportLike, **options: Any) -> None:
         self._inner = AsyncNode(passport, **options)
         self._facade: Facade[AsyncNode] | None = None
 

@@ -26,6 +26,7 @@ from roster.node.runner import Runner
 from roster.node.signals import OWN, Signal, Signals
 from roster.node.threads import Threads
 from roster.passport import NodePassport
+from roster.passport.document import PassportLike, passport_of
 
 logger = logging.getLogger("roster.node")
 
@@ -65,7 +66,7 @@ class Node:
 
     def __init__(
         self,
-        passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        passport: PassportLike,
         *,
         registry_url: str | None = None,
         bus_url: str | None = None,
@@ -74,12 +75,7 @@ class Node:
         takeover: bool = False,
         answers_window: float | None = None,
     ) -> None:
-        if isinstance(passport, NodePassport):
-            self.passport = passport
-        elif isinstance(passport, Mapping):
-            self.passport = NodePassport.from_dict(dict(passport))
-        else:
-            self.passport = NodePassport.load(Path(passport))
+        self.passport = passport_of(passport)
         self.grace = grace
         self._registry_url = registry_url
         self._bus_url = bus_url

@@ -376,6 +376,23 @@ class NodePassport(Mapping[str, Any]):
         return f"<NodePassport {self.key} [{offers}{', …' if len(self.capabilities) > 3 else ''}]>"
 
 
+PassportLike = NodePassport | Mapping[str, Any] | str | os.PathLike[str]
+"""What people have in hand: a passport, its document, or a path to it."""
+
+
+def passport_of(given: PassportLike) -> NodePassport:
+    """Return the passport that somebody means.
+
+    Raises:
+        DocumentError: it is wrong, or cannot be read.
+    """
+    if isinstance(given, NodePassport):
+        return given
+    if isinstance(given, Mapping):
+        return NodePassport.from_dict(dict(given))
+    return NodePassport.load(FilePath(given))
+
+
 def _check(value: Any, report: Report) -> None:
     if not isinstance(value, dict):
         report.fault(

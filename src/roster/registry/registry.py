@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from roster._clock import boottime, utc_now
 from roster._connecting import Connecting
 from roster.errors import NodeNotFoundError, RegistryError, StoreError, StoreUnavailableError
-from roster.passport import NodePassport, Selector, VersionRange
+from roster.passport import Selector, VersionRange
+from roster.passport.document import PassportLike, passport_of
 from roster.registry.admin import delete_node, identity, prune_nodes, set_mark
 from roster.registry.contracts import Mismatch
 from roster.registry.events import NodeEvent
@@ -97,7 +96,7 @@ class Registry:
 
     async def register(
         self,
-        passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        passport: PassportLike,
         *,
         ttl: float | None = None,
         retention: float | None = None,
@@ -132,7 +131,7 @@ class Registry:
             StoreUnavailableError: the store cannot be reached.
         """
         self._need_open()
-        content = _load(passport)
+        content = passport_of(passport)
         ttl = seconds(ttl, "ROSTER_TTL", DEFAULT_TTL)
         retention = seconds(retention, "ROSTER_RETENTION", DEFAULT_RETENTION)
         if passport_refresh is None:
@@ -409,11 +408,3 @@ class Registry:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-
-def _load(passport: NodePassport | Mapping[str, Any] | str | os.PathLike[str]) -> NodePassport:
-    if isinstance(passport, NodePassport):
-        return passport
-    if isinstance(passport, Mapping):
-        return NodePassport.from_dict(dict(passport))
-    return NodePassport.load(Path(passport))

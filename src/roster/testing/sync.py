@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 from roster._loops import LoopThread
 from roster.node import Node
 from roster.orchestrator import CallAnswer, NodeAnswer
-from roster.passport import NodePassport
+from roster.passport.document import PassportLike
 from roster.testing.ledger import PATIENCE, Asked, Ledger
 from roster.testing.member import Member
 from roster.testing.team import TTL, Team
@@ -195,7 +194,7 @@ class SyncTeam:
 
     def add_node(
         self,
-        node: Node | NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        node: Node | PassportLike,
         handlers: Mapping[str, Callable[..., Any]] | None = None,
         *,
         ttl: float = TTL,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +16,7 @@ from roster.bus.memory import stand_ins as bus_stand_ins
 from roster.errors import ConfigError, NodeError
 from roster.node import Node
 from roster.orchestrator import CallAnswer, NodeAnswer, Orchestrator, StreamEvent
-from roster.passport import NodePassport
+from roster.passport.document import PassportLike
 from roster.registry import Registry
 from roster.store import Store, open_store
 from roster.store.memory import MemoryStore
@@ -210,7 +209,7 @@ class Team:
 
     async def add_node(
         self,
-        node: Node | NodePassport | Mapping[str, Any] | str | os.PathLike[str],
+        node: Node | PassportLike,
         handlers: Mapping[str, Function] | None = None,
         *,
         ttl: float = TTL,
