@@ -14,7 +14,8 @@ from roster.bus import Message, tracing
 from roster.bus.context import current_command
 from roster.errors import CallError
 from roster.node.context import enter
-from roster.node.engine import Engine, error_of, failure_of
+from roster.node.engine import Engine
+from roster.node.failures import error_of, failure_of
 from roster.node.hands import Stage, Work
 from roster.node.standstill import Standstill
 from roster.node.threads import Threads
