@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.asking import ask_consumer
 from roster.bus.message import Kind
 from roster.errors import CallError
 from roster.registry import NodeRecord
@@ -142,13 +143,7 @@ class Inquiries:
     async def _hear(self, node: NodeRecord) -> None:
         team = self._team
         message = Message.control("room", source=team.source, uid=node.uid)
-        async with asyncio.timeout(_PATIENCE):
-            exchange = await team.bus.send(node.mindbus_queue, message)
-            try:
-                answer = await exchange.answer
-            except asyncio.CancelledError:
-                exchange.cancel()
-                raise
+        answer = await ask_consumer(team.bus, node.mindbus_queue, message, _PATIENCE)
         load = answer.load
         if answer.kind is not Kind.RESULT or load is None:
             self._resting[node.key] = self._now() + _REST

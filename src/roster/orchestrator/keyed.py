@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.asking import ask_consumer
 from roster.bus.context import TOO_LITTLE
 from roster.bus.keys import answers_window, checked_key, namespace_of, scope_of
 from roster.bus.message import Kind
@@ -131,13 +132,7 @@ class Keys:
         self.asked += 1
         message = Message.control("recall", {"scope": scope}, source=self.team.source)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                exchange = await self.team.bus.send(node.mindbus_queue, message)
-                try:
-                    answer = await exchange.answer
-                except asyncio.CancelledError:
-                    exchange.cancel()
-                    raise
+            answer = await ask_consumer(self.team.bus, node.mindbus_queue, message, ANSWER_SECONDS)
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:

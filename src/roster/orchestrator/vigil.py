@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.asking import ask_consumer
 from roster.bus.base import Exchange
 from roster.bus.message import Kind
 from roster.errors import CallError, DeliveryError, Outcome
@@ -157,15 +158,8 @@ class Vigil:
 
     async def _ping(self, node: NodeRecord) -> None:
         try:
-            async with asyncio.timeout(_PONG):
-                exchange = await self._team.bus.send(
-                    node.mindbus_queue, Message.control("ping", source=self._team.source)
-                )
-                try:
-                    pong = await exchange.answer
-                except asyncio.CancelledError:
-                    exchange.cancel()
-                    raise
+            ping = Message.control("ping", source=self._team.source)
+            pong = await ask_consumer(self._team.bus, node.mindbus_queue, ping, _PONG)
         except TimeoutError:
             if not self._team.router.lagging:
                 self._on_silence(node)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roster.bus import Bus, Message, open_bus
+from roster.bus.asking import ask_consumer
 from roster.bus.base import Buried
 from roster.bus.dead import letters
 from roster.bus.sockets import socket_directory
@@ -176,15 +177,8 @@ async def _ask_all(bus: Bus, live: list[NodeRecord], *, known: bool) -> list[Fin
 async def ping(bus: Bus, record: NodeRecord) -> Silence | None:
     """Ask one node for a sign of life; any answer is one. Return None if it came in time."""
     try:
-        async with asyncio.timeout(PONG):
-            exchange = await bus.send(
-                record.mindbus_queue, Message.control("ping", source="/roster/doctor", timeout=PONG)
-            )
-            try:
-                await exchange.answer
-            except asyncio.CancelledError:
-                exchange.cancel()
-                raise
+        question = Message.control("ping", source="/roster/doctor", timeout=PONG)
+        await ask_consumer(bus, record.mindbus_queue, question, PONG)
     except TimeoutError:
         return Silence(record, False, f"no answer within {PONG:g} s")
     except BusUnavailableError as error:
