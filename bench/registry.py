@@ -131,7 +131,7 @@ def weigh(registry: Registry, size: int) -> dict[str, float]:
     seen: set[int] = set()
     total = 0
     catalog = registry.informer.catalog
-    waiting: list[Any] = [catalog._nodes, catalog.index, catalog._sharing, catalog._due, catalog._heap]
+    waiting: list[Any] = [catalog._nodes, catalog.index, catalog._sharing, catalog._due]
     while waiting:
         one = waiting.pop()
         if id(one) in seen or isinstance(one, type):

@@ -11,7 +11,7 @@ from typing import get_args
 
 import pytest
 
-from roster.registry import EventType, NodeStatus, catalog, keys, settings, status, watching, writer
+from roster.registry import EventType, NodeStatus, catalog, grace, keys, settings, status, watching, writer
 from roster.registry.facts import CORDONED
 
 TEXT = (Path(__file__).parents[2] / "docs" / "registry-spec.md").read_text("utf-8")
@@ -51,7 +51,7 @@ def test_its_words_and_numbers_are_those_of_the_code() -> None:
         f"TTL {settings.DEFAULT_TTL:g} s by default",
         f"(`ROSTER_RETENTION`, {settings.DEFAULT_RETENTION:g})",
         f"at most every {writer.LOAD_INTERVAL:g} s",
-        f"more than {catalog.MASS_COUNT} nodes and more than {catalog.MASS_SHARE:.0%}".replace("%", " %"),
+        f"more than {grace.MASS_COUNT} nodes and more than {grace.MASS_SHARE:.0%}".replace("%", " %"),
         f"at most {catalog.MAX_GRACE:g} s",
         f"within {catalog.FOUNDING_TIMEOUT:g} s by the reader's own",
         f"{watching.MAX_WAITING:,} events behind".replace(",", " "),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 from roster._clock import boottime
 from roster.errors import DocumentError
-from roster.passport import NodePassport
-from roster.registry.events import EventType, NodeEvent
+from roster.registry.due import Due
+from roster.registry.events import EventType, NodeEvent, kind_of_change
 from roster.registry.facts import Facts, Sharing, read_facts
+from roster.registry.grace import Grace, many
 from roster.registry.index import Index
 from roster.registry.keys import NODES, STATUS, split
 from roster.registry.record import NodeRecord
@@ -22,19 +22,8 @@ from roster.store.base import Change, Entry
 logger = logging.getLogger("roster.registry")
 
 FOUNDING_TIMEOUT = 60.0  # the founding document's `age < 60 s`, by our own clock
-# More nodes than this share and than this number vanish within a TTL: suspect the store, not them.
-MASS_SHARE = 0.15
-MASS_COUNT = 2
 MAX_GRACE = 300.0  # whatever TTL a status claims
 _CHUNK = 500
-
-_STATE_EVENTS: Mapping[str, EventType] = {
-    "ready": "ready",
-    "busy": "busy",
-    "draining": "draining",
-    "unknown": "unknown",
-    "offline": "offline",
-}
 
 
 class _Node:
@@ -85,17 +74,14 @@ class Catalog:
         self.revision = 0
         self.quarantined: dict[str, str] = {}
         self._now = now
-        self._thaw_grace = thaw_grace
+        self._grace = Grace(now, enabled=thaw_grace)
         self._founding_timeout = founding_timeout
         self._fresh = fresh
         self._sharing = Sharing()
         self._nodes: dict[str, _Node] = {}
         self._orphans: dict[str, tuple[bytes, int]] = {}  # statuses that came before their passports
         self._live = 0
-        self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        self._vanished: dict[str, tuple[float, float]] = {}  # key -> when, its TTL
-        self._outage_end = float("-inf")
+        self._due = Due()
 
     # -- from the store ----------------------------------------------------------------------------
 
@@ -284,22 +270,18 @@ class Catalog:
             if node is not None and key not in gone:
                 self._refresh(key, node, events, vanished)
         # Nobody takes several nodes away in one revision. (Where nobody knows the revision of a deletion, they share one.)
-        many = self._many(len(gone), self._live)
+        suspect = many(len(gone), self._live)
         for key in gone:
             node = self._nodes[key]
             assert node.record is not None  # noqa: S101  # only nodes that were shown are in `gone`
-            together = key in touched and node.status is None and not many
+            together = key in touched and node.status is None and not suspect
             if together or (node.status is None and node.record.state == "draining"):
                 self._remove(key, events)
-                self._vanished.pop(key, None)
+                self._grace.forget(key)
             else:
                 # Not its owner's doing: the passport's own lease has ended, too.
                 node.ghost = True
                 vanished.add(key)
-
-    @staticmethod
-    def _many(count: int, known: int) -> bool:
-        return count > MASS_COUNT and count > MASS_SHARE * known
 
     def _refresh(self, key: str, node: _Node, events: list[NodeEvent], vanished: set[str]) -> None:
         """Work the record out anew. One that was live and has lost its lease is only noted: see `_judge`."""
@@ -316,9 +298,9 @@ class Catalog:
             state = node.record.state if node.record is not None and key in self._due else "offline"
         if status is not None or not facts.uid:
             vanished.discard(key)
-            self._vanished.pop(key, None)
+            self._grace.forget(key)
             if facts.uid:
-                self._due.pop(key, None)
+                self._due.drop(key)
         self._make(key, node, state, status, events)
 
     def _status_of(self, key: str, node: _Node) -> NodeStatus | None:
@@ -363,7 +345,7 @@ class Catalog:
         node.record = record
         self.index.add(record)
         self._live += (state in LIVE_STATES) - (old is not None and old.state in LIVE_STATES)
-        kind = _kind_of_change(old, record)
+        kind = kind_of_change(old, record)
         if kind is not None:
             events.append(self._event(kind, record))
 
@@ -374,35 +356,14 @@ class Catalog:
         if not vanished:
             return
         now = self._now()
-        graced = set()
-        for key in vanished:
-            ttl = self._ttl_of(self._nodes[key])
-            self._vanished[key] = (now, ttl)
-            if now <= self._outage_end + ttl:
-                graced.add(key)
-        for key, (when, ttl) in list(self._vanished.items()):
-            if now > when + ttl:
-                del self._vanished[key]
-        # The nodes that have vanished still count as live here: their records are not made yet, except the
-        # earlier ones.
-        known = self._live + sum(1 for key in self._vanished if key not in vanished)
-        if self._many(len(self._vanished), known):
-            graced = set(self._vanished)
-        if not self._thaw_grace:
-            graced = set()
-        if graced:
-            logger.warning(
-                "%d of %d nodes lost their leases at once or after an outage of the store: "
-                "unknown for one TTL, not offline",
-                len(graced),
-                known,
-            )
+        # They still count as live: their records are not made yet.
+        graced = self._grace.given({key: self._ttl_of(self._nodes[key]) for key in vanished}, self._live)
         for key in sorted(vanished | graced):
             node = self._nodes.get(key)
             if node is None:
                 continue
             if key in graced:
-                self._set_due(key, now + self._ttl_of(node))
+                self._due.set(key, now + self._ttl_of(node))
                 self._make(key, node, "unknown", None, events)
             elif node.ghost:
                 self._remove(key, events)
@@ -418,23 +379,13 @@ class Catalog:
     @property
     def next_due(self) -> float | None:
         """When `tick` has something to do next, in seconds of the clock."""
-        while self._heap:
-            when, key = self._heap[0]
-            due = self._due.get(key)
-            if due == when:
-                return when
-            heapq.heappop(self._heap)
-            if due is not None and due > when:
-                heapq.heappush(self._heap, (due, key))
-        return None
+        return self._due.next
 
     def tick(self) -> list[NodeEvent]:
         """Let what has run out run out; return the changes. Not to be called while the store is away."""
         events: list[NodeEvent] = []
         now = self._now()
-        while (due := self.next_due) is not None and due <= now:
-            _, key = heapq.heappop(self._heap)
-            del self._due[key]
+        while (key := self._due.take(now)) is not None:
             node = self._nodes.get(key)
             if node is None:
                 continue
@@ -450,30 +401,27 @@ class Catalog:
     def restart_clocks(self) -> None:
         """Begin every ageing anew: we stood still, or could not see."""
         now = self._now()
-        for key in self._due:
+
+        def anew(key: str) -> float:
             node = self._nodes[key]
-            self._due[key] = now + (self._ttl_of(node) if node.facts.uid else self._founding_timeout)
+            return now + (self._ttl_of(node) if node.facts.uid else self._founding_timeout)
+
+        self._due.put_off(anew)
 
     def outage_over(self) -> None:
         """Say that the store is back: whoever vanishes within a TTL from now is suspected of nothing."""
-        self._outage_end = self._now()
+        self._grace.outage_over()
         self.restart_clocks()
 
     def _touch_clock(self, key: str, node: _Node) -> None:
         """A founding-style document without a lease has just changed, or was just seen for the first time."""
         if node.facts.uid or node.facts.lease is not None:
             if node.aged or not node.facts.uid:
-                self._due.pop(key, None)
+                self._due.drop(key)
             node.aged = False
             return
         node.aged = False
-        self._set_due(key, self._now() + self._founding_timeout)
-
-    def _set_due(self, key: str, when: float) -> None:
-        known = key in self._due
-        self._due[key] = when
-        if not known:
-            heapq.heappush(self._heap, (when, key))
+        self._due.set(key, self._now() + self._founding_timeout)
 
     # -- small things ------------------------------------------------------------------------------
 
@@ -497,7 +445,7 @@ class Catalog:
 
     def _remove(self, key: str, events: list[NodeEvent]) -> None:
         node = self._nodes.pop(key)
-        self._due.pop(key, None)
+        self._due.drop(key)
         if node.status is not None:
             self._orphans[key] = (node.status, node.status_revision)
         record = node.record
@@ -522,26 +470,3 @@ def _reason(error: DocumentError) -> str:
     return "; ".join(
         f"{fault.path}: {fault.message}" if fault.path else fault.message for fault in error.faults
     )
-
-
-def _kind_of_change(old: NodeRecord | None, new: NodeRecord) -> EventType | None:
-    if old is None:
-        return "added"
-    if old.state != new.state:
-        return _STATE_EVENTS.get(new.state, "modified")
-    before, after = old._facts, new._facts
-    if old._status_raw != new._status_raw and old.status != new.status:
-        return "modified"
-    if before is after:
-        return None
-    if (before.uid, before.generation, before.cordoned) != (after.uid, after.generation, after.cordoned):
-        return "modified"
-    if after.uid:
-        return None  # its `status` section was refreshed; the content has the same generation
-    return "modified" if _content(before) != _content(after) else None
-
-
-def _content(facts: Facts) -> dict[str, object]:
-    content = NodePassport.from_stored(facts.raw).to_dict()
-    content["status"] = facts.active_tasks
-    return content
