@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.docs.markdown import ROOT
 
 from roster.bus.keys import DEFAULT_WINDOW, MAX_KEY_BYTES
-from roster.node.answers import MAX_ANSWERS, MAX_BYTES
+from roster.node.answerfile import MAX_ANSWERS, MAX_BYTES
 from roster.orchestrator.keyed import ASKED_AT_ONCE
 
 TEXT = (ROOT / "docs" / "idempotency.md").read_text(encoding="utf-8")

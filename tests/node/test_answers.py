@@ -18,8 +18,9 @@ from tests.conftest import passport
 from roster._clock import boottime
 from roster.bus.keys import scope_of
 from roster.errors import ConfigError
-from roster.node import Node, answers
-from roster.node.answers import Answers, Kept
+from roster.node import Node, answerfile
+from roster.node.answerfile import Kept
+from roster.node.answers import Answers
 
 PARAMS = bytes(16)
 
@@ -128,13 +129,13 @@ async def test_after_a_restart_of_the_machine_the_window_begins_anew(
 async def test_above_its_bounds_the_oldest_answers_go(
     private_state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "MAX_ANSWERS", 5)
+    monkeypatch.setattr(answerfile, "MAX_ANSWERS", 5)
     async with opened() as kept:
         for number in range(8):
             await kept.keep(scope(number), answer())
         found = [await kept.find(scope(number)) is not None for number in range(8)]
     assert found == [False] * 3 + [True] * 5
-    monkeypatch.setattr(answers, "MAX_BYTES", 3 * len(answer().data))
+    monkeypatch.setattr(answerfile, "MAX_BYTES", 3 * len(answer().data))
     async with opened() as kept:
         await kept.keep(scope(9), answer())
         found = [await kept.find(scope(number)) is not None for number in range(10)]
@@ -161,7 +162,8 @@ async def test_what_cannot_be_written_is_kept_in_memory_said_and_written_later(p
 
 FULL = """
 import asyncio, resource, sys
-from roster.node.answers import Answers, Kept
+from roster.node.answerfile import Kept
+from roster.node.answers import Answers
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 async def main():
     problems = []

@@ -29,7 +29,8 @@ from roster.errors import (
     MessageError,
     RemoteError,
 )
-from roster.node.answers import Answers, Kept
+from roster.node.answerfile import Kept
+from roster.node.answers import Answers
 from roster.node.hands import Stage, Work
 
 if TYPE_CHECKING:
