@@ -37,6 +37,7 @@ _ASK_AGAIN = 1.0
 # An answer that is in the socket already must be read before the registry's word of its node's end counts.
 _LAST_WORDS = 0.05
 _LAG = 0.25
+_BEGUN = {True: "had begun", False: "had not begun", None: "may have begun"}
 
 
 @dataclass(slots=True, eq=False)
@@ -242,13 +243,9 @@ class Vigil:
     def _bury(self, gone: list[Outstanding]) -> None:
         for outstanding in gone:
             if outstanding in self._open and not outstanding.exchange.answer.done():
-                begun = outstanding.exchange.started is True
-                outstanding.settle(
-                    DeliveryError(
-                        f"{outstanding.node.key} is gone, its lease has ended; the work had {'' if begun else 'not '}begun",
-                        outcome="unknown" if begun else "refused",
-                    )
-                )
+                begun = _BEGUN[outstanding.exchange.started]
+                why = f"{outstanding.node.key} is gone, its lease has ended; the work {begun}"
+                outstanding.settle(DeliveryError(why, outcome=outstanding.known))
 
     def _own(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

@@ -319,6 +319,24 @@ async def test_that_nobody_says_a_word_does_not_tell_that_the_work_has_not_begun
     assert len(got) == 1
 
 
+async def test_nor_does_it_when_the_lease_of_the_silent_node_ends(url: str, foreign: Open) -> None:
+    """What it said may never have come to the broker: work that must not be done twice is not sent to another."""
+    channel, got = await foreign(), list[Delivered]()
+    await channel.declare_queue("q", TIMEOUT)
+    await channel.consume("q", got.append, TIMEOUT)
+    async with (
+        Registry.connect("memory://gone") as registry,
+        Orchestrator.connect("memory://gone", url) as orchestrator,
+    ):
+        registration = await registry.register(passport(idempotent=False))
+        call = asyncio.create_task(orchestrator.call("work", {}, timeout=20))
+        await until(lambda: len(got) == 1)
+        await registration.deregister()
+        with pytest.raises(DeliveryError, match="may have begun") as caught:
+            await call
+    assert caught.value.outcome == "unknown"
+
+
 async def test_a_stream_is_no_queue_for_commands(node: AmqpBus, foreign: Open) -> None:
     channel = await foreign()
     await channel.declare_queue("q", TIMEOUT, durable=True, arguments={"x-queue-type": "stream"})
