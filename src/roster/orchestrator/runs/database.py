@@ -236,8 +236,10 @@ def open_engine(url: RunsUrl) -> sa.Engine:
     else:
         engine = sa.create_engine(
             url.text,
+            # Threads queue for a connection here too: one beyond those that are kept would be made anew for few statements,
+            # and its making (a password hashed 4096 times, a process of the server) costs more than they do.
             pool_size=8,
-            max_overflow=24,
+            max_overflow=0,
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": _CONNECT_SECONDS,

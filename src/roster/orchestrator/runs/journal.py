@@ -97,8 +97,8 @@ class Journal:
         while True:
             try:
                 self._transact(work)
-            except sa.exc.OperationalError as error:
-                # Out of reach, locked by another for long, or its disk is full: none of that is for ever.
+            except (sa.exc.OperationalError, sa.exc.TimeoutError) as error:
+                # Out of reach, locked for long, its disk full, every connection taken: none of that is for ever.
                 logger.warning("the database of runs takes no write, it is tried again: %s", _line(error))
                 if self._stopped.wait(pause):
                     for _, done in work:
