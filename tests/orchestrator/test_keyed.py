@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.conftest import eventually, passport
 
-from roster import Node, Orchestrator, RemoteError, current
+from roster import Node, Orchestrator, RemoteError, current, testing
 from roster.bus.keys import namespace_of, scope_of
 from roster.bus.mindbus import MindBus
 from roster.errors import (
@@ -25,8 +25,12 @@ from roster.errors import (
     CallTimeoutError,
     Code,
     ConfigError,
+    DeliveryError,
     InvalidParamsError,
 )
+from roster.orchestrator.call import Call
+from roster.orchestrator.candidates import Candidates
+from roster.registry import NodeRecord
 from roster.routing.strategies import rendezvous
 
 Urls = tuple[str, str]
@@ -584,6 +588,62 @@ async def test_a_new_node_that_outranks_does_not_begin_what_runs_elsewhere(urls:
         go.set()
         assert await asyncio.gather(first, *repeats) == ["a"] * 3
     assert begun == ["a"]
+
+
+class Step:
+    """One call with a key, taken choice by choice."""
+
+    def __init__(self, call: Call) -> None:
+        assert call.keyed is not None
+        self.call, self.keyed, self.candidates = call, call.keyed, Candidates(call)
+
+    @classmethod
+    async def of(cls, caller: Orchestrator, key: str) -> Step:
+        return cls(await caller.prepare("work", {}, idempotency_key=key))
+
+    async def choose(self) -> NodeRecord:
+        node = await self.keyed.choose(self.candidates)
+        assert node is not None
+        return node
+
+
+async def given_to_b(caller: Orchestrator, key: str) -> None:
+    """Have b do it, as a caller does that has passed a over."""
+    node = caller.node("default/b")
+    assert node is not None
+    await (await Step.of(caller, key)).call.once(node)
+
+
+async def test_others_are_asked_again_when_the_first_in_rank_was_out_of_reach(urls: Urls) -> None:
+    key = key_for("a", "b")
+    async with team(urls, "a", "b") as made:
+        caller, other = await made.caller(), await made.caller()
+        caller.keys.now = lambda: 0.0  # what was heard never grows old
+        step = await Step.of(caller, key)
+        first = await step.choose()
+        assert first.key == "default/a", "b does not know it yet"
+        await given_to_b(other, key)
+        step.keyed.cut = True
+        error = DeliveryError("its consumer is gone", outcome="refused")
+        await step.keyed.refused(first, error, step.candidates)
+        assert (await step.choose()).key == "default/b"
+    assert made.done == ["b"]
+
+
+async def test_a_node_that_was_out_of_reach_is_asked_again() -> None:
+    done: list[str] = []
+    key = key_for("a", "b")
+    async with testing.Team() as made, Orchestrator.connect(made.registry_url, made.bus_url) as other:
+        await made.add("work", lambda: done.append("a"), name="a")
+        second = await made.add("work", lambda: done.append("b"), name="b")
+        await other.start()
+        made.orchestrator.keys.now = lambda: 0.0
+        step = await Step.of(made.orchestrator, key)
+        async with second.unreachable():
+            assert (await step.choose()).key == "default/a"
+        await given_to_b(other, key)
+        assert (await step.choose()).key == "default/b"
+    assert done == ["b"]
 
 
 async def test_in_a_team_that_does_not_change_nobody_is_asked(urls: Urls) -> None:

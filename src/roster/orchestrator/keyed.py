@@ -268,9 +268,9 @@ class KeyedCall:
                 if known in answers:
                     return batch[answers.index(known)], None
             for node, answer in zip(batch, answers, strict=True):
-                if answer != "silent":
+                if answer == "unknown":  # who is gone may be back in a moment, and given it by others
                     self._heard[node.key, node.uid] = self._keys.now()
-                elif silent is None:
+                elif answer == "silent" and silent is None:
                     silent = node
         return None, silent
 
@@ -297,6 +297,8 @@ class KeyedCall:
         call = self._call
         left = call.deadline - boottime()
         full = error.code is Code.RESOURCE_EXHAUSTED and not self.cut
+        if not full:  # to others it may be out of reach, too, and they may have passed it over
+            self._heard.clear()
         if full and (call.on_busy == "fail" or left <= 0):
             raise self._no_room(node)
         if left <= 0:

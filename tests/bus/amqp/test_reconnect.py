@@ -98,6 +98,24 @@ async def test_a_connection_that_the_broker_closes_costs_what_was_out_and_no_mor
     assert await soon(work()) == {"n": 2}
 
 
+async def test_right_after_a_connection_came_back_a_missing_consumer_is_silent_and_not_gone(
+    victim: RabbitMQ, connect: Callable[..., AmqpBus]
+) -> None:
+    node, caller = connect(victim.url), connect(victim.url)
+    command = Message.command("work", timeout=_LONG)
+    consumer = await node.serve("back", echo)
+    assert await answered(caller, "back", n=1) == {"n": 1}
+    with pytest.raises(BusUnavailableError, match="nobody consumes") as gone:
+        await soon(caller.send("nobody", command))
+    assert not gone.value.details.get("silent")
+    await asyncio.to_thread(victim.ctl, "close_all_connections", "by hand")
+    assert await answered(caller, "back", n=2) == {"n": 2}
+    with pytest.raises(BusUnavailableError, match="nobody consumes") as silent:
+        await soon(caller.send("nobody", command))
+    assert silent.value.details.get("silent"), "it may have lost its own connection, and be on its way back"
+    await consumer.close()
+
+
 async def test_a_queue_deleted_under_its_consumer_is_made_again(
     node: AmqpBus, caller: AmqpBus, foreign: Open
 ) -> None:

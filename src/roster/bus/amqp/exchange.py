@@ -64,7 +64,8 @@ class AmqpExchange:
             self._sender.stand_bys.forget(self.queue)
             self.fail(
                 BusUnavailableError(
-                    f"nobody consumes the queue {self.queue!r} on {self._sender.settings.display}"
+                    f"nobody consumes the queue {self.queue!r} on {self._sender.settings.display}",
+                    details={"silent": True} if self._sender.line.settling else None,
                 )
             )
         elif receipt == "full":

@@ -45,4 +45,5 @@ def unavailable(what: str, where: str, error: LostError) -> BusUnavailableError:
             code=Code.PERMISSION_DENIED,
             retryable=False,
         )
-    return BusUnavailableError(f"cannot {what} on {where}: {text}")
+    # Nothing is known of whoever was to be reached.
+    return BusUnavailableError(f"cannot {what} on {where}: {text}", details={"silent": True})

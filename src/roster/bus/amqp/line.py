@@ -18,6 +18,8 @@ log = logging.getLogger("roster.bus")
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 2.0
 _MARGIN = 0.25
+# After a connection was opened again: as long as whoever lost theirs at the same moment may need to come back.
+_SETTLING = 5.0
 
 
 class Line:
@@ -44,6 +46,7 @@ class Line:
         self._connection: Connection | None = None
         self._was_up = False
         self.again = 0  # how often it was opened anew
+        self._again_at = -_SETTLING
         self._keeper: asyncio.Task[None] | None = None
         self._news: asyncio.Event = asyncio.Event()
         self._why: LostError | None = None
@@ -53,6 +56,11 @@ class Line:
     def current(self) -> Connection | None:
         """The connection, None while there is none."""
         return self._connection
+
+    @property
+    def settling(self) -> bool:
+        """Whether it was opened again just now: who is not there may be on the way back, as after the broker's restart."""
+        return boottime() - self._again_at < _SETTLING
 
     async def up(self, limit: float) -> Connection:
         """Return a connection that is prepared.
@@ -115,6 +123,7 @@ class Line:
             self._connection, self._keeper, self._why = connection, None, None
             if self._was_up:
                 self.again += 1
+                self._again_at = boottime()
                 log.info("connected to %s again (%s)", self._settings.display, self._name)
             self._was_up = True
             self._news.set()

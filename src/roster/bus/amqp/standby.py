@@ -90,7 +90,8 @@ class StandBys:
         done, _ = await asyncio.wait([task], timeout=max(0.0, limit))
         if not done:
             raise BusUnavailableError(
-                f"{self._settings.display} did not say in time whether anybody consumes the queue {queue!r}"
+                f"{self._settings.display} did not say in time whether anybody consumes the queue {queue!r}",
+                details={"silent": True},
             )
         if task.cancelled():
             raise BusUnavailableError(f"the bus {self._settings.display} is closed")
@@ -111,7 +112,10 @@ class StandBys:
             elif await self._has_consumers(connection, queue):
                 self._bare[queue] = boottime()
             else:
-                raise BusUnavailableError(f"nobody consumes the queue {queue!r} on {where}")
+                raise BusUnavailableError(
+                    f"nobody consumes the queue {queue!r} on {where}",
+                    details={"silent": True} if self._line.settling else None,
+                )
         except LostError as error:
             if isinstance(error, RefusedError) and error.code == ACCESS_REFUSED:
                 log.warning(
