@@ -30,7 +30,7 @@ class Team:
     def node(self, key: str) -> Any:
         return self.first if key == self.first.key else self.second
 
-    async def ask(self, node: Any, scope: str) -> str:
+    async def ask(self, node: Any, scope: str, limit: float) -> str:
         return self.said.pop(0)
 
     async def wait(self, key: str, priority: int, seconds: float) -> None:

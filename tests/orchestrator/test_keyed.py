@@ -646,6 +646,19 @@ async def test_a_node_that_was_out_of_reach_is_asked_again() -> None:
     assert done == ["b"]
 
 
+async def test_a_question_that_nobody_answers_ends_with_the_deadline(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roster.orchestrator.keyed.ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr("roster.node.keyed.Keyed.recall", lambda keyed, delivery: None)
+    async with team(urls, "a", "b") as made:
+        caller = await made.caller()
+        async with asyncio.timeout(30):
+            with pytest.raises(CallTimeoutError, match="has not answered"):
+                await caller.call("work", timeout=0.1, idempotency_key=key_for("a", "b"))
+    assert made.done == []
+
+
 async def test_in_a_team_that_does_not_change_nobody_is_asked(urls: Urls) -> None:
     async with team(urls, "a", "b", "c") as made:
         caller = await made.caller()

@@ -87,7 +87,7 @@ class HomedCall(KeyedCall):
             return node
         known = "gone"
         if node is not None and node.state != "offline" and home not in exclude:
-            known = await self._keys.ask(node, self._scope)
+            known = await self._asked(node)
             if known in ("kept", "running"):
                 self._kept = known == "kept"
                 return node

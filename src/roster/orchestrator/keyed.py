@@ -127,12 +127,12 @@ class Keys:
         """Return the node that answered, and its incarnation then."""
         return self._remembered.get(scope)
 
-    async def ask(self, node: NodeRecord, scope: str) -> Known:
-        """Ask a node whether it knows a key."""
+    async def ask(self, node: NodeRecord, scope: str, limit: float) -> Known:
+        """Ask a node whether it knows a key, and wait for so many seconds at most."""
         self.asked += 1
         message = Message.control("recall", {"scope": scope}, source=self.team.source)
         try:
-            answer = await ask_consumer(self.team.bus, node.mindbus_queue, message, ANSWER_SECONDS)
+            answer = await ask_consumer(self.team.bus, node.mindbus_queue, message, min(limit, ANSWER_SECONDS))
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:
@@ -263,7 +263,7 @@ class KeyedCall:
         silent: NodeRecord | None = None
         for at in range(0, len(left), ASKED_AT_ONCE):
             batch = left[at : at + ASKED_AT_ONCE]
-            answers = await asyncio.gather(*(self._keys.ask(node, self._scope) for node in batch))
+            answers = await asyncio.gather(*(self._asked(node) for node in batch))
             for known in ("kept", "running"):
                 if known in answers:
                     return batch[answers.index(known)], None
@@ -273,6 +273,9 @@ class KeyedCall:
                 elif answer == "silent" and silent is None:
                     silent = node
         return None, silent
+
+    async def _asked(self, node: NodeRecord) -> Known:
+        return await self._keys.ask(node, self._scope, self._call.deadline - boottime())
 
     async def _wait_for_word(self, node: NodeRecord) -> None:
         """A node that may be at it says nothing: it must be heard, or be gone, before another does it."""
@@ -335,7 +338,7 @@ class KeyedCall:
 
     async def _gone(self, node: NodeRecord) -> bool:
         """Whether this incarnation is dead, as far as registry and bus can tell; silence is not death."""
-        return self._left(node) or await self._keys.ask(node, self._scope) == "gone"
+        return self._left(node) or await self._asked(node) == "gone"
 
     def _left(self, node: NodeRecord) -> bool:
         current = self._call.team.node(node.key)
