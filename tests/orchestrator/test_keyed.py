@@ -646,6 +646,26 @@ async def test_a_node_that_was_out_of_reach_is_asked_again() -> None:
     assert done == ["b"]
 
 
+async def test_a_node_that_comes_while_others_are_asked_is_ranked(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_for("a", "b", "c")
+    async with team(urls, "b", "c") as made:
+        caller = await made.caller()
+        step = await Step.of(caller, key)
+        ask = caller.keys.ask
+
+        async def slowly(*question: Any) -> Any:
+            if "a" not in made.nodes:
+                await made.add("a")
+                await eventually(lambda: made.sees(caller, "a"))
+            return await ask(*question)
+
+        monkeypatch.setattr(caller.keys, "ask", slowly)
+        assert await step.keyed.choose(step.candidates) is None
+        assert (await step.choose()).key == "default/a"
+
+
 async def test_a_question_that_nobody_answers_ends_with_the_deadline(
     urls: Urls, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,9 @@ class Keys:
         self.asked += 1
         message = Message.control("recall", {"scope": scope}, source=self.team.source)
         try:
-            answer = await ask_consumer(self.team.bus, node.mindbus_queue, message, min(limit, ANSWER_SECONDS))
+            answer = await ask_consumer(
+                self.team.bus, node.mindbus_queue, message, min(limit, ANSWER_SECONDS)
+            )
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:
@@ -238,6 +240,9 @@ class KeyedCall:
             if silent is not None:
                 await self._wait_for_word(silent)
                 return None
+            now = self._ranked(router.candidates(query.capability, **question), excluded)
+            if [node.uid for node in now[:1]] != [node.uid for node in ranked[:1]]:
+                return None  # the first in rank has come, or gone, while the others were asked
         return ranked[0] if ranked else await self._nobody(candidates, excluded)
 
     def _ranked(self, nodes: Iterable[Routable], excluded: set[str]) -> list[NodeRecord]:
