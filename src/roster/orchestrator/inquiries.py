@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 
 from roster._clock import boottime
 from roster.bus import Message
-from roster.bus.asking import ask_consumer
 from roster.bus.message import Kind
 from roster.errors import CallError
+from roster.orchestrator.patience import Patience
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Inquiries:
         self._team = team
         self._now = now
         self.asked = 0
+        self._patience = Patience(team.bus, _PATIENCE, now)
         self._wanted: dict[Query, int] = {}
         self._heard: dict[str, int] = {}
         self._resting: dict[str, float] = {}
@@ -143,7 +144,7 @@ class Inquiries:
     async def _hear(self, node: NodeRecord) -> None:
         team = self._team
         message = Message.control("room", source=team.source, uid=node.uid)
-        answer = await ask_consumer(team.bus, node.mindbus_queue, message, _PATIENCE)
+        answer = await self._patience.hear(node, message)
         load = answer.load
         if answer.kind is not Kind.RESULT or load is None:
             self._resting[node.key] = self._now() + _REST

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import Message
-from roster.bus.asking import ask_consumer
 from roster.bus.context import TOO_LITTLE
 from roster.bus.keys import answers_window, checked_key, namespace_of, scope_of
 from roster.bus.message import Kind
@@ -31,6 +30,7 @@ from roster.errors import (
     NoCapableNodesError,
 )
 from roster.orchestrator.budget import pause
+from roster.orchestrator.patience import Patience
 from roster.registry import NodeRecord
 from roster.routing import Routable
 from roster.routing.strategies import rendezvous
@@ -69,6 +69,7 @@ class Keys:
         self.window = answers_window(window)
         self.now = now
         self.asked = 0
+        self._patience = Patience(team.bus, ANSWER_SECONDS)
         self._since: dict[str, float] = {}
         self._listings = -1
         self._remembered: OrderedDict[str, tuple[str, str]] = OrderedDict()
@@ -132,9 +133,8 @@ class Keys:
         self.asked += 1
         message = Message.control("recall", {"scope": scope}, source=self.team.source)
         try:
-            answer = await ask_consumer(
-                self.team.bus, node.mindbus_queue, message, min(limit, ANSWER_SECONDS)
-            )
+            async with asyncio.timeout(limit):
+                answer = await self._patience.hear(node, message)
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:

@@ -595,7 +595,7 @@ class Orchestrator:
             self.suspects.forget(key)
             self.router.remove(key)
             self.keys.gone(key)
-            self.vigil.node_gone(key, None)
+            self.vigil.node_gone(key, None, left=True)
             return
         before = self._nodes.get(key)
         if before is not None and (record.uid != before.uid or record.state == "offline"):

@@ -1,8 +1,8 @@
 """Watches over commands that are outstanding longer than usual: asks their node, and does not wait for the silent.
 
-It costs the fast path two dict operations a call. A node that does not answer a ping within half a second is suspect: it
-gets no new work from this caller, and what is outstanding there is sent to another node as well where the capability says
-that this is harmless (`idempotent: true`), else when its lease ends.
+It costs the fast path two dict operations a call. A node that does not answer a ping within half a second, or the longer
+time that its distance takes (`Patience`), is suspect: it gets no new work from this caller, and what is outstanding there is
+sent to another node as well where the capability says that this is harmless (`idempotent: true`), else when its lease ends.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from roster._clock import boottime
 from roster.bus import Message
-from roster.bus.asking import ask_consumer
-from roster.bus.base import Exchange
+from roster.bus.base import Exchange, OutlivesCallers
 from roster.bus.message import Kind
 from roster.errors import CallError, DeliveryError, Outcome
+from roster.orchestrator.patience import Patience
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ _PONG = 0.5
 _ASK_AGAIN = 1.0
 # An answer that is in the socket already must be read before the registry's word of its node's end counts.
 _LAST_WORDS = 0.05
+# Over a broker it may be on its way, and the broker tells the fate of what a node leaves behind: then that word counts.
+_BY_BROKER = 2.0
 _LAG = 0.25
 _BEGUN = {True: "had begun", False: "had not begun", None: "may have begun"}
 
@@ -85,6 +87,7 @@ class Vigil:
         self._asking: set[str] = set()
         self._asked: dict[str, float] = {}
         self._silent: dict[str, str] = {}
+        self._pongs = Patience(team.bus, _PONG, now)
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
@@ -159,8 +162,7 @@ class Vigil:
 
     async def _ping(self, node: NodeRecord) -> None:
         try:
-            ping = Message.control("ping", source=self._team.source)
-            pong = await ask_consumer(self._team.bus, node.mindbus_queue, ping, _PONG)
+            pong = await self._pongs.hear(node, Message.control("ping", source=self._team.source))
         except TimeoutError:
             if not self._team.router.lagging:
                 self._on_silence(node)
@@ -177,6 +179,8 @@ class Vigil:
             logger.info("%s answers again", node.key, extra={"node": node.key, "uid": node.uid})
             self._team.suspects.forget(node.key)
             self._team.router.trust(node.key)
+            # How long that took says when it woke, or how far it is: the next pong tells which.
+            self._own(asyncio.create_task(self._ping(node)))
         result = pong.data.get("result") if pong.kind is Kind.RESULT else None
         waiting = result.get("waiting") if isinstance(result, dict) else None
         if not isinstance(waiting, list):
@@ -234,18 +238,25 @@ class Vigil:
             outstanding.answered_by = node.key
             outstanding.settle(message)
 
-    def node_gone(self, key: str, uid: str | None) -> None:
-        """The registry says that a node's lease has ended, or that another incarnation (`uid`) has its name."""
+    def node_gone(self, key: str, uid: str | None, *, left: bool = False) -> None:
+        """The registry says that a node's lease has ended, or that another incarnation (`uid`) has its name.
+
+        Args:
+            left: it has left in good order, and has said what became of everything that it had in hand.
+        """
         gone = [one for one in self._open if one.node.key == key and one.node.uid != uid]
         if gone and not self._closed:
-            asyncio.get_running_loop().call_later(_LAST_WORDS, self._bury, gone)
+            by_broker = left and isinstance(self._team.bus, OutlivesCallers)
+            patience = _BY_BROKER if by_broker else _LAST_WORDS
+            asyncio.get_running_loop().call_later(patience, self._bury, gone, left)
 
-    def _bury(self, gone: list[Outstanding]) -> None:
+    def _bury(self, gone: list[Outstanding], left: bool) -> None:
         for outstanding in gone:
             if outstanding in self._open and not outstanding.exchange.answer.done():
                 begun = _BEGUN[outstanding.exchange.started]
-                why = f"{outstanding.node.key} is gone, its lease has ended; the work {begun}"
-                outstanding.settle(DeliveryError(why, outcome=outstanding.known))
+                why = "it has left" if left else "its lease has ended"
+                text = f"{outstanding.node.key} is gone, {why}; the work {begun}"
+                outstanding.settle(DeliveryError(text, outcome=outstanding.known))
 
     def _own(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
