@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import eventually, passport
 from tests.engines import own_bus
+from tests.faults.stage import state
 from tests.network import Network
 
 from roster import Node, Orchestrator
@@ -111,3 +112,43 @@ async def test_nodes_that_are_far_away_are_not_left_out_for_ever(network: Networ
         assert await orchestrator.call("work", timeout=30, idempotency_key="k") == "done"
         let_go.set()
         await waiting
+
+
+@pytest.mark.parametrize("cut_off", ["node", "caller"])
+async def test_work_with_a_key_is_done_once_though_its_node_or_its_caller_is_cut_off(
+    network: Network, registry: str, cut_off: str
+) -> None:
+    done: Counter[str] = Counter()
+    let_go = asyncio.Event()
+    away = f"{network.url}?timeout=1"
+    async with AsyncExitStack() as stack:
+
+        async def start(name: str, bus_url: str) -> None:
+            made = Node(passport(name, "work"), registry_url=registry, bus_url=bus_url)
+
+            @made.capability("work")
+            async def work() -> str:
+                done[name] += 1
+                await let_go.wait()
+                return name
+
+            await stack.enter_async_context(made)
+
+        await start("first", away if cut_off == "node" else network.server)
+        bus = away if cut_off == "caller" else network.server
+        caller = await stack.enter_async_context(Orchestrator.connect(registry, bus))
+        await _ready(caller, "first")
+        call = asyncio.create_task(caller.call("work", timeout=60, idempotency_key="k"))
+        await eventually(lambda: done["first"] == 1)
+        await start("second", network.server)
+        await _ready(caller, "first", "second")
+        network.refuse()
+        network.cut("serving" if cut_off == "node" else "sending")
+        asked = caller.keys.asked
+        # Whoever takes a node for dead because it cannot be reached has done so by then, and gone on to the next.
+        await eventually(lambda: caller.keys.asked >= asked + 3 or done["second"], 30)
+        await network.listen_again()
+        await eventually(lambda: state(caller, "default/first") == "ready", 30)
+        let_go.set()
+        assert await call == "first"
+    assert done == {"first": 1}

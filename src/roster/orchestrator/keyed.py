@@ -48,6 +48,8 @@ ANSWER_SECONDS = 0.5
 # What was heard a moment ago is not asked again while a call waits for room.
 _HEARD_SECONDS = 1.0
 _LONGEST_WAIT = 0.5
+# A node that lives and is cut off from the bus says so in the registry within these seconds, or is back.
+_ABSENCE = 2.0
 _CANDIDATES = ("ready", "busy", "unknown")
 
 Known = Literal["unknown", "running", "kept", "silent", "gone"]
@@ -72,6 +74,7 @@ class Keys:
         self._patience = Patience(team.bus, ANSWER_SECONDS)
         self._since: dict[str, float] = {}
         self._listings = -1
+        self._absent: OrderedDict[str, tuple[str, float, float]] = OrderedDict()
         self._remembered: OrderedDict[str, tuple[str, str]] = OrderedDict()
         self._waiting: dict[str, list[tuple[int, int, asyncio.Future[None]]]] = {}
         self._numbers = itertools.count()
@@ -138,9 +141,10 @@ class Keys:
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:
-            return "silent" if error.details.get("silent") else "gone"
+            return "silent" if error.details.get("silent") or not self._is_dead(node) else "gone"
         except CallError:
             return "silent"  # the connection broke: the next try shows whether it is gone
+        self._absent.pop(node.key, None)
         result = answer.data.get("result") if answer.kind is Kind.RESULT else None
         if not isinstance(result, dict):
             return "unknown"  # it knows no keys at all
@@ -148,6 +152,26 @@ class Keys:
             return "gone"
         known = result.get("known")
         return cast("Known", known) if known in ("running", "kept") else "unknown"
+
+    def _is_dead(self, node: NodeRecord) -> bool:
+        """Nobody serves a node's queue: whether it is dead. Else it is cut off from the bus, and may be at work."""
+        current = self.team.node(node.key)
+        if current is None or current.uid != node.uid or current.state == "offline":
+            return True
+        if current.cut_off:
+            self._absent.pop(node.key, None)
+            return False
+        holder = None if current.status is None else current.status.holder
+        if holder is not None and holder.liveness() == "dead":
+            return True
+        now = self.now()
+        uid, since, last = self._absent.pop(node.key, (node.uid, now, now))
+        if uid != node.uid or now - last > _ABSENCE:
+            since = now
+        self._absent[node.key] = node.uid, since, now
+        if len(self._absent) > MAX_REMEMBERED:
+            self._absent.popitem(last=False)
+        return now - since >= _ABSENCE
 
     # -- waiting for one node -------------------------------------------------------------------------------------
 

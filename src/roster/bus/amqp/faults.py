@@ -6,6 +6,9 @@ from roster.errors import BusUnavailableError, Code
 
 ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 405, 406, 530
 
+# In the details of an error: who serves a queue is not known, since the broker has not said.
+UNHEARD = {"silent": True}
+
 
 class LostError(Exception):
     """A connection or a channel has ended, or an answer did not come in time."""
@@ -45,5 +48,4 @@ def unavailable(what: str, where: str, error: LostError) -> BusUnavailableError:
             code=Code.PERMISSION_DENIED,
             retryable=False,
         )
-    # Nothing is known of whoever was to be reached.
-    return BusUnavailableError(f"cannot {what} on {where}: {text}", details={"silent": True})
+    return BusUnavailableError(f"cannot {what} on {where}: {text}", details=UNHEARD)

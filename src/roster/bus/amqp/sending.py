@@ -13,7 +13,7 @@ from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
-from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, UNHEARD, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.publishing import declare_main, not_kept, published
 from roster.bus.amqp.returns import Returns
@@ -110,6 +110,7 @@ class Sender:
                 raise BusUnavailableError(
                     f"{self.settings.display} takes no messages just now ({why}): nothing was sent",
                     code=Code.RESOURCE_EXHAUSTED,
+                    details=UNHEARD,
                 ) from None
 
     def _waited_for(self) -> set[str]:

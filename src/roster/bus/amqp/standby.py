@@ -16,7 +16,7 @@ from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, UNHEARD, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
@@ -91,7 +91,7 @@ class StandBys:
         if not done:
             raise BusUnavailableError(
                 f"{self._settings.display} did not say in time whether anybody consumes the queue {queue!r}",
-                details={"silent": True},
+                details=UNHEARD,
             )
         if task.cancelled():
             raise BusUnavailableError(f"the bus {self._settings.display} is closed")
