@@ -113,10 +113,9 @@ class Link:
                     arrived.clear()
                     await arrived.wait()
                 due, data = under_way[0]
-                while way.held:
-                    await self._news.wait()
                 await asyncio.sleep(max(due, free_at) - loop.time())
                 if way.held:
+                    await self._news.wait()
                     continue
                 under_way.popleft()
                 size -= len(data)
@@ -134,7 +133,7 @@ class Link:
         last = 0.0
         try:
             while not delivering.done():
-                while size > _ON_ITS_WAY:
+                while size > (_PIECE if way.rate else _ON_ITS_WAY):
                     room.clear()
                     await room.wait()
                 data = await reader.read(1024 if way.rate else _PIECE)
@@ -194,8 +193,8 @@ class Network:
         self._listening: asyncio.Server
 
     async def __aenter__(self) -> Network:
-        self._listening = await asyncio.start_server(self._on_client, "127.0.0.1", 0)
-        self.port: int = self._listening.sockets[0].getsockname()[1]
+        self.port = 0
+        await self.listen_again()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -218,7 +217,11 @@ class Network:
 
     async def listen_again(self) -> None:
         """Take connections again, after `refuse`."""
-        self._listening = await asyncio.start_server(self._on_client, "127.0.0.1", self.port)
+        listener = socket.create_server(("127.0.0.1", self.port))
+        # So that it is felt when nothing is read here. A connection has it from here.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+        self.port = listener.getsockname()[1]
+        self._listening = await asyncio.start_server(self._on_client, sock=listener, limit=_PIECE)
 
     def all(self, purpose: str = "") -> Iterator[Link]:
         """Return the connections there are, of those that are named so."""

@@ -133,7 +133,7 @@ def test_a_healthy_team_has_no_finding_but_good_ones(place: Place) -> None:
     assert result.status == 0
     assert {line.split()[0] for line in result.out.splitlines()} == {"OK"}
     assert f"Roster {__version__}, Python {sys.version.split()[0]}, SQLite" in result.out
-    assert "2 of 2 live nodes answered a ping within 1 s" in result.out
+    assert "2 of 2 live nodes answered a ping within 2 s" in result.out
     assert "2 registered: 2 ready" in result.out
     assert re.search(r"sqlite:///\S+ answers in \d+\.\d ms \(revision \d+, compacted to 0", result.out)
 

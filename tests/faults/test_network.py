@@ -152,3 +152,29 @@ async def test_work_with_a_key_is_done_once_though_its_node_or_its_caller_is_cut
         let_go.set()
         assert await call == "first"
     assert done == {"first": 1}
+
+
+async def test_large_commands_on_a_slow_line_are_waited_for_and_done_once(
+    network: Network, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they need longer than the broker has for its confirm; it is the line that is slow."""
+    monkeypatch.setattr("roster.bus.amqp.sending._CONFIRM", 2.5)
+    done: Counter[str] = Counter()
+    node = Node(passport("a", "read", at_once=4), registry_url=registry, bus_url=network.server)
+
+    @node.capability("read")
+    async def read(text: str) -> int:
+        done[text[:1]] += 1
+        return len(text)
+
+    async with node, Orchestrator.connect(registry, network.url) as orchestrator:
+        await _ready(orchestrator, "a")
+        assert await orchestrator.call("read", {"text": "first"}) == 5
+        for link in network.all():
+            link.up.rate = 1_000_000
+        texts = [letter * 1_000_000 for letter in "abcd"]
+        calls = [orchestrator.ask("read", {"text": text}, timeout=60) for text in texts]
+        answers = await asyncio.gather(*calls)
+    assert [answer.result for answer in answers] == [1_000_000] * 4
+    assert [len(answer.attempts) for answer in answers] == [1] * 4
+    assert set(done.values()) == {1}

@@ -13,7 +13,9 @@ import pytest
 from tests.conftest import eventually, passport
 
 from roster import Node, Orchestrator, Registry
+from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.base import Exchange
 from roster.bus.context import Handling, current_command
 from roster.errors import (
     AllNodesBusyError,
@@ -29,6 +31,8 @@ from roster.errors import (
     SelectorError,
 )
 from roster.orchestrator.budget import RetryBudget
+from roster.orchestrator.tries import Tries
+from roster.orchestrator.vigil import Outstanding
 
 Urls = tuple[str, str]
 Handler = Callable[..., Any]
@@ -474,6 +478,31 @@ async def test_nor_is_what_handed_its_work_down_until_the_deadline(
         with pytest.raises(CallError):
             await last.call("a", timeout=0.5)
     assert counts == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+async def test_the_time_that_the_bus_takes_to_send_is_taken_off_what_an_answer_has(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bus whose broker is away holds a command until it is back."""
+    overdrawn: list[float] = []
+    answer = Tries._answer
+
+    async def noted(tries: Tries, outstanding: Outstanding, limit: float) -> Message:
+        overdrawn.append(boottime() + limit - tries.call.deadline)
+        return await answer(tries, outstanding, limit)
+
+    monkeypatch.setattr(Tries, "_answer", noted)
+    async with team(urls, ("a", counting("a", Counter(), 60))) as (orchestrator, _):
+        send = orchestrator.bus.send
+
+        async def slow(*args: Any, **options: Any) -> Exchange:
+            await asyncio.sleep(0.6)
+            return await send(*args, **options)
+
+        monkeypatch.setattr(orchestrator.bus, "send", slow)
+        with pytest.raises(CallTimeoutError):
+            await orchestrator.call("work", timeout=1.2)
+    assert max(overdrawn) < 0.3
 
 
 async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls: Urls) -> None:

@@ -72,6 +72,8 @@ class Tries:
             )
             outstanding = Outstanding(exchange, message, node, self, contract, started)
             try:
+                # Handing it over may have had to wait for the bus.
+                left = call.deadline - boottime()
                 answer = await self._answer(outstanding, min(left, limit + _ANSWER_MARGIN))
             except CallTimeoutError:
                 outcome = "timeout"

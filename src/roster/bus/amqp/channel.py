@@ -228,7 +228,8 @@ class Channel:
         """
         self._check()
         try:
-            return await answered(asyncio.ensure_future(question()), timeout, self.end)
+            asked = asyncio.ensure_future(question())
+            return await answered(asked, timeout, self.end, on_its_way=self.connection.on_its_way())
         except LostError as error:
             self.end(self.connection.fault or error)
             self._check()

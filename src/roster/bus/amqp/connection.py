@@ -7,8 +7,11 @@ to be at the kernel before the work begins, and saying it takes no waiting. So m
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import struct
+import termios
 import weakref
 from collections.abc import Callable
 
@@ -29,6 +32,8 @@ log = logging.getLogger("roster.bus")
 _CHANNEL_MAX = 2047
 _LOOK = 0.002
 _WRITE_BUFFER = 1024 * 1024
+# Bytes that need no time to speak of, on any line.
+LITTLE = 32 * 1024
 # Seconds for the library to end its tasks when the socket is closed already.
 AFTERMATH = 1.0
 
@@ -50,6 +55,7 @@ class Connection:
     Attributes:
         fault: why it has ended, None as long as it lasts.
         blocked: why the broker takes nothing more from us; empty: it does.
+        written: how many bytes of messages were written in all.
         on_lost: called when it ends.
         intake: what the library reads from.
     """
@@ -63,6 +69,7 @@ class Connection:
         self._out: list[bytes] = []
         self._turning = False
         self._written = False
+        self.written = 0
         self._channels: dict[int, Channel] = {}
         self._unblocked = asyncio.Event()
         self._unblocked.set()
@@ -85,7 +92,7 @@ class Connection:
             self._client.channel(number, publisher_confirms=confirms, frame_buffer_size=0)
         )
         try:
-            inner = await answered(opening, timeout, lambda _: None)
+            inner = await answered(opening, timeout, lambda _: None, on_its_way=self.on_its_way())
         except LostError:
             self._check()
             raise
@@ -125,6 +132,7 @@ class Connection:
             self._turning = True
             self._loop.call_soon(self._turn)
         self._out.append(data)
+        self.written += len(data)
 
     def _turn(self) -> None:
         self.flush()
@@ -155,6 +163,35 @@ class Connection:
         if self.fault is not None or self._writer is None:
             return 0
         return self._writer.transport.get_write_buffer_size()
+
+    @property
+    def arrived(self) -> int:
+        """How many of the bytes `written` are at the broker's machine, as far as this one can tell.
+
+        On a slow line that takes its time, and grows; on one that is dead it does not. Whatever else is written (the
+        library's questions) makes it a little less than it is.
+        """
+        return self.written - sum(map(len, self._out)) - self.unsent - self._in_kernel()
+
+    def on_its_way(self) -> Callable[[], bool]:
+        """Return a function that tells whether what is written by now was still leaving at the last look, and gets on."""
+        mark, before = self.written, self.arrived
+
+        def look() -> bool:
+            nonlocal before
+            was, before = before, self.arrived
+            return mark - was > LITTLE and before > was
+
+        return look
+
+    def _in_kernel(self) -> int:
+        if self.fault is not None or self._writer is None:
+            return 0
+        try:
+            left = fcntl.ioctl(self.descriptor, termios.TIOCOUTQ, bytes(4))
+        except OSError:  # macOS has no such question for sockets
+            return 0
+        return int(struct.unpack("i", left)[0])
 
     async def sent(self) -> None:
         """Wait until the kernel has all that was written, or the connection has ended."""

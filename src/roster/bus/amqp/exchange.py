@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 class AmqpExchange:
-    """A command on its way."""
+    """A command on its way.
+
+    Attributes:
+        mark: how many bytes had been written on the connection when it was.
+        leaving_at: when it was last seen to be on its way to the broker still.
+    """
 
     __slots__ = (
         "_on_progress",
@@ -27,6 +32,8 @@ class AmqpExchange:
         "deadline",
         "id",
         "kind",
+        "leaving_at",
+        "mark",
         "queue",
         "sent",
         "started",
@@ -48,7 +55,8 @@ class AmqpExchange:
         # A broker that is short of memory, or stands still, holds back what nodes say.
         self.started: bool | None = None
         self.confirmed = False
-        self.sent = boottime()
+        self.sent = self.leaving_at = boottime()
+        self.mark = 0
         self.deadline = None if message.timeout is None else self.sent + message.timeout
         self.answer: asyncio.Future[Message] = sender.loop.create_future()
 

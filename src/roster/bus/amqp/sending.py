@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered, Receipt
-from roster.bus.amqp.connection import Connection
+from roster.bus.amqp.connection import LITTLE, Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
 from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, UNHEARD, LostError, RefusedError, unavailable
@@ -53,6 +53,7 @@ class Sender:
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._looking: dict[str, float] = {}
+        self._arrived: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._publisher: Channel | None = None
         self._opening = asyncio.Lock()
@@ -135,6 +136,7 @@ class Sender:
         channel.publish(
             "", names.command_queue(queue), envelope, raw, mandatory=True, receipt=exchange.settle
         )
+        exchange.mark = channel.connection.written
         channel.connection.flush_first()
         return exchange
 
@@ -157,8 +159,11 @@ class Sender:
                 confirmed.set_result(receipt)
 
         channel.publish("", names.control_queue(queue), envelope, raw, mandatory=True, receipt=settle)
+        exchange.mark = channel.connection.written
         await asyncio.wait([confirmed], timeout=max(0.0, min(until - boottime(), self.settings.timeout)))
-        if confirmed.done() and confirmed.result() in ("returned", "full"):
+        if not confirmed.done():
+            self._unconfirmed(exchange, "in time")
+        if exchange.answer.done() and exchange.answer.exception() is not None:
             await exchange.answer  # raises
         return exchange
 
@@ -172,6 +177,7 @@ class Sender:
             id_ = f"{message.id[:40]}.{len(self._exchanges)}.{boottime():.9f}"
         exchange = self._exchanges[id_] = AmqpExchange(self, id_, queue, message, on_progress)
         if self._sweeper is None:
+            self._arrived = None
             self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
         return exchange
 
@@ -191,14 +197,13 @@ class Sender:
         """End what would otherwise be waited for without an end."""
         self._sweeper = None
         now, where = boottime(), self.settings.display
+        before, self._arrived = self._arrived, self._look_at_line()
+        moves = before is not None and self._arrived is not None and before < self._arrived
         for exchange in list(self._exchanges.values()):
-            if not exchange.confirmed and now - exchange.sent > _CONFIRM:
-                exchange.fail(
-                    DeliveryError(
-                        f"{where} has not confirmed a command to {exchange.queue!r} within {_CONFIRM:g} s"
-                    )
-                )
-                self.take_back(exchange)
+            if moves and before is not None and exchange.mark - before > LITTLE:
+                exchange.leaving_at = now  # the line is slow, and not dead
+            if not exchange.confirmed and now - exchange.leaving_at > _CONFIRM:
+                self._unconfirmed(exchange, f"within {_CONFIRM:g} s")
             elif exchange.deadline is not None and now > exchange.deadline + _GRACE:
                 exchange.fail(
                     DeliveryError(
@@ -217,6 +222,22 @@ class Sender:
             self._sweeper = self.loop.call_later(_SWEEP, self._sweep)
         else:
             self._looking.clear()
+
+    def _look_at_line(self) -> int | None:
+        """Return how much of what was written has arrived at the broker; None: nobody waits for it."""
+        connection = self.line.current
+        waiting = any(not exchange.confirmed for exchange in self._exchanges.values())
+        return connection.arrived if waiting and connection is not None else None
+
+    def _unconfirmed(self, exchange: AmqpExchange, when: str) -> None:
+        what = "a command" if exchange.kind is Kind.COMMAND else "a control message"
+        exchange.fail(
+            DeliveryError(
+                f"{self.settings.display} has not confirmed {what} to {exchange.queue!r} {when}",
+                outcome="unknown",
+            )
+        )
+        self.take_back(exchange)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = self.loop.create_task(work)

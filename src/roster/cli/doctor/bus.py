@@ -21,7 +21,7 @@ from roster.errors import BusUnavailableError, CallError, Code, ConfigError, Mes
 from roster.registry import Holder, NodeRecord
 
 AREA = "bus"
-PONG = 1.0
+PONG = 2.0
 AT_ONCE = 256
 # Longer than a broker takes to be called out of reach, which is the worse finding.
 READ_DEADLINE = 15.0
