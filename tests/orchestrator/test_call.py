@@ -488,7 +488,7 @@ async def test_the_time_that_the_bus_takes_to_send_is_taken_off_what_an_answer_h
     answer = Tries._answer
 
     async def noted(tries: Tries, outstanding: Outstanding, limit: float) -> Message:
-        overdrawn.append(boottime() + limit - tries.call.deadline)
+        overdrawn.append(boottime() + limit - tries._call.deadline)
         return await answer(tries, outstanding, limit)
 
     monkeypatch.setattr(Tries, "_answer", noted)

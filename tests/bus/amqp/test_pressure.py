@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from tests.bus.amqp.conftest import CONSUMER_TIMEOUT, TIMEOUT, Open
 from tests.bus.helpers import ask, echo, soon, until
+from tests.network import Network
 
 from roster._clock import boottime
 from roster.bus import Delivery, Message
@@ -139,3 +140,18 @@ async def test_a_caller_whose_own_deadline_passes_gives_the_command_up(
         await soon(exchange.answer)
     assert caught.value.code is Code.DEADLINE_EXCEEDED
     await until(lambda: cancelled == [command.id])  # the node hears of it
+
+
+async def test_large_dead_letters_are_read_over_a_slow_line(
+    url: str, connect: Callable[..., AmqpBus]
+) -> None:
+    """All of them need longer than one question to the broker may take, and stand before the answers to such questions."""
+    near = connect()
+    for number in range(6):
+        await near.bury(Message.command("work", {"number": number, "text": "x" * 500_000}), "too large")
+    async with Network(url) as network:
+        far = connect(f"{network.url}?timeout=1")
+        assert len(await far.dead_letters()) == 6
+        for link in network.all():
+            link.down.rate = 1_000_000
+        assert [letter.message.params["number"] for letter in await far.dead_letters()] == list(range(6))

@@ -174,13 +174,17 @@ class Connection:
         return self.written - sum(map(len, self._out)) - self.unsent - self._in_kernel()
 
     def on_its_way(self) -> Callable[[], bool]:
-        """Return a function that tells whether what is written by now was still leaving at the last look, and gets on."""
-        mark, before = self.written, self.arrived
+        """Return a function that tells whether a question and its answer were on their way at the last look, and get on.
+
+        What was written before may still be leaving, and much that is read before the answer may be coming.
+        """
+        mark, before, heard = self.written, self.arrived, self.intake.came
 
         def look() -> bool:
-            nonlocal before
+            nonlocal before, heard
             was, before = before, self.arrived
-            return mark - was > LITTLE and before > was
+            said, heard = heard, self.intake.came
+            return (mark - was > LITTLE and before > was) or heard - said > LITTLE
 
         return look
 

@@ -76,6 +76,7 @@ class Intake(asyncio.StreamReader):
         self._on_control = on_control
         self._on_eof = on_eof
         self._on_fault = on_fault
+        self.came = 0  # bytes
         self._raw = bytearray()
         self._passed_over: dict[int, int] = {}
         self._coming: dict[int, _Coming] = {}
@@ -83,7 +84,9 @@ class Intake(asyncio.StreamReader):
 
     def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         raw, at = self._raw, 0
+        self.came -= len(raw)
         raw.extend(data)
+        self.came += len(raw)
         kept = []
         while len(raw) - at >= _OVERHEAD:
             kind, number, size = FRAME.unpack_from(raw, at)
