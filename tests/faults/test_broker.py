@@ -75,3 +75,23 @@ async def test_a_command_whose_caller_and_node_are_killed_is_done_by_another_whe
         assert [letter.message.params["command"] for letter in letters] == ["orphan"]
         assert "may have begun and must not run twice" in letters[0].reason
         assert agents.effects().nodes["orphan"] == ["chaos/a1"]
+
+
+async def test_a_caller_that_loses_its_own_connection_again_and_again_blames_no_node(tmp_path: Path) -> None:
+    urls = f"sqlite:///{tmp_path}/registry.db", own_bus()
+    async with (
+        scene(urls, ["a1", "a2"], ttl=30.0, capacity=4) as (agents, watcher),
+        Orchestrator.connect(*urls) as caller,
+    ):
+        params = {"command": "long", "seconds": 1.5}
+        call = asyncio.create_task(caller.ask("work", params, namespace="chaos", timeout=60))
+        assert isinstance(caller.bus, AmqpBus)
+        line = caller.bus._sender.line
+        for times in range(1, 5):
+            await eventually(lambda times=times: agents.effects().started["long"] == times)  # type: ignore[misc]  # a default binds it
+            assert line.current is not None
+            line.current.abort("the test has cut it")
+            assert not caller.suspects._marked
+        answer = await call
+        assert len(answer.attempts) == 5
+        assert await watcher.bus.dead_letters() == []

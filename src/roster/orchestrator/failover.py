@@ -147,8 +147,8 @@ class Failover:
         if contract.idempotent is False or call.revived is not None:
             call.give_up(error)
         if isinstance(error, DeliveryError):
-            if error.details.get("stopped"):
-                return  # its node lives, and stopped it for another reason: that is no strike
+            if error.details.get("stopped") or error.details.get("silent"):
+                return  # its node stopped it for another reason, or it is our own line that was lost: no strike
             call.strikes.append(node.key)
             if len(call.strikes) >= MAX_ATTEMPTS:
                 await self._bury(node, error)

@@ -98,8 +98,9 @@ class Tries:
             raise error
         except CallError as error:
             if load is None and isinstance(error, (BusUnavailableError, DeliveryError)):
-                # The bus says that it is gone, which the registry cannot know yet.
-                team.suspects.mark(node.key, node.uid, "its connection was lost just now")
+                if not error.details.get("silent"):  # that is our own line
+                    # The bus says that it is gone, which the registry cannot know yet.
+                    team.suspects.mark(node.key, node.uid, "its connection was lost just now")
                 if call.keyed is not None:
                     call.keyed.cut = True
             self._note(node, started, error)

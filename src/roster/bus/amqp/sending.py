@@ -86,6 +86,7 @@ class Sender:
                 DeliveryError(
                     f"the connection to {where} was lost before {exchange.queue!r} answered: {why}",
                     outcome="unknown",
+                    details=UNHEARD,
                 )
             )
         self._listeners.clear()
