@@ -505,6 +505,11 @@ async def test_a_node_lets_go_of_the_loop_when_it_stops(memory_urls: Urls) -> No
     assert selector.select == before
 
 
+def in_state(orchestrator: Orchestrator, state: str) -> bool:
+    record = orchestrator.node("default/writer-001")
+    return record is not None and record.state == state
+
+
 async def test_what_a_node_reports_first_is_newer_than_that_it_is_ready(urls: Urls) -> None:
     go = asyncio.Event()
     node = make(urls, at_once=1)
@@ -519,9 +524,10 @@ async def test_what_a_node_reports_first_is_newer_than_that_it_is_ready(urls: Ur
             # Each change of state has a number, too: they must not outrun what the node says of its load.
             await caller.control("drain", nodes=[node.key])
             await caller.control("undrain", nodes=[node.key])
-        await eventually(lambda: (record := other.node(node.key)) is not None and record.state == "ready")
+        await eventually(lambda: in_state(other, "ready"))
         call = asyncio.create_task(caller.call("work", timeout=20))
-        await eventually(lambda: (record := other.node(node.key)) is not None and record.state == "busy")
+        await eventually(lambda: call.done() or in_state(other, "busy"))
+        assert not call.done(), call
         load = other.router.load(node.key)
         assert load is not None
         assert (load.active, load.others) == (1, 1)

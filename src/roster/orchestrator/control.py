@@ -21,6 +21,8 @@ logger = logging.getLogger("roster.orchestrator")
 # What an engine keeps of those who wait for answers to what they published is bounded, at 1 000.
 _AT_ONCE = 500
 _SHOWN_WAIT = 5.0
+# Signals after which a node takes no new work, and those after which it does.
+_CLOSE, _OPEN = ("pause", "drain", "stop"), ("resume", "undrain")
 
 
 class Control:
@@ -58,7 +60,7 @@ class Control:
     ) -> dict[str, Any]:
         """Send a signal and return what the node confirmed.
 
-        After `shutdown` it returns when the node has left; after `pause`, `drain`, `stop` and `resume` when the registry
+        After `shutdown` it returns when the node has left; after those that open or close it for new work when the registry
         shows it, or a little later all the same.
 
         Args:
@@ -84,8 +86,8 @@ class Control:
                     f"finish: it has not left within {timeout:g} s",
                     outcome="unknown",
                 )
-        elif name in ("pause", "drain", "stop") or (name == "resume" and not said.get("reasons")):
-            drains = name != "resume"
+        elif name in _CLOSE or (name in _OPEN and not said.get("reasons")):
+            drains = name in _CLOSE
             until = min(deadline, boottime() + _SHOWN_WAIT)
             if not await self._until(node, lambda now: _shows(now, node, drains), until):
                 logger.warning(

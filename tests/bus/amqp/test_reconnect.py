@@ -47,7 +47,7 @@ async def test_after_a_kill_9_of_the_broker_everything_is_as_it_was(
     with pytest.raises(DeliveryError, match=r"connection .* was lost") as caught:
         await soon(out.answer)
     assert caught.value.outcome == "unknown"
-    assert not consumer.healthy, "nobody can reach it"
+    await until(lambda: not consumer.healthy)  # nobody can reach it
     with pytest.raises(BusUnavailableError) as not_sent:
         await soon(caller.send("rising", Message.command("work", timeout=0.3)))
     assert not_sent.value.outcome == "not_sent"
