@@ -307,6 +307,29 @@ async def test_a_silent_try_is_repeated_elsewhere_only_when_that_is_harmless(url
     assert begun.total() == 1
 
 
+async def test_a_node_that_accepts_nothing_is_left_out_for_a_moment(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that stands still on the local bus: somebody holds its queue, and takes no connection."""
+    counts: Counter[str] = Counter()
+    async with team(urls, ("a", counting("a", counts)), ("b", counting("b", counts))) as (
+        orchestrator,
+        nodes,
+    ):
+        send = orchestrator.bus.send
+        deaf = nodes["a"].passport.mindbus_queue
+
+        async def sending(queue: str, message: Message, **options: Any) -> Any:
+            if queue == deaf:
+                raise BusUnavailableError("it accepts no connection", details={"silent": True})
+            return await send(queue, message, **options)
+
+        monkeypatch.setattr(orchestrator.bus, "send", sending)
+        while "default/a" not in orchestrator.suspects._marked:
+            assert await orchestrator.call("work", timeout=20) == "b"
+            assert counts["b"] < 50, "it was never tried, or nothing is held against it"
+
+
 async def test_the_final_error_carries_every_attempt(urls: Urls) -> None:
     counts: Counter[str] = Counter()
     error = RemoteError("down", code=Code.UNAVAILABLE, retryable=True)

@@ -98,7 +98,8 @@ class Tries:
             raise error
         except CallError as error:
             if load is None and isinstance(error, (BusUnavailableError, DeliveryError)):
-                if not error.details.get("silent"):  # that is our own line
+                # What was out on our own line when that was lost says nothing of the node.
+                if not (isinstance(error, DeliveryError) and error.details.get("silent")):
                     # The bus says that it is gone, which the registry cannot know yet.
                     team.suspects.mark(node.key, node.uid, "its connection was lost just now")
                 if call.keyed is not None:
