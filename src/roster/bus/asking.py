@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from roster.bus.base import Bus
+from roster.bus.base import Bus, Exchange
 from roster.bus.message import Message
 
 
@@ -19,9 +19,13 @@ async def ask_consumer(bus: Bus, queue: str, message: Message, within: float) ->
         CallError: as for `Bus.send`, and as `Exchange.answer` raises.
     """
     async with asyncio.timeout(within):
-        exchange = await bus.send(queue, message)
-        try:
-            return await exchange.answer
-        except asyncio.CancelledError:
-            exchange.cancel()
-            raise
+        return await answer_of(await bus.send(queue, message))
+
+
+async def answer_of(exchange: Exchange) -> Message:
+    """Wait for the answer to a message, which is taken back when this is cancelled."""
+    try:
+        return await exchange.answer
+    except asyncio.CancelledError:
+        exchange.cancel()
+        raise

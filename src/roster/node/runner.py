@@ -158,7 +158,9 @@ def _begun(work: Work) -> Iterator[None]:
     try:
         yield
     except CallError as error:
-        raise failure_of(error, work.handling) from error
+        if (failure := failure_of(error, work.handling)) is error:
+            raise
+        raise failure from error
 
 
 def _enter(work: Work) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from roster._clock import boottime
 from roster.bus import Message
+from roster.bus.asking import answer_of
 from roster.bus.base import Bus, OutlivesCallers
 from roster.registry import NodeRecord
 
@@ -53,11 +54,9 @@ class Patience:
             patience -= self._now() - began
         try:
             async with asyncio.timeout(patience):
-                answer = await exchange.answer
-        except (TimeoutError, asyncio.CancelledError) as error:
-            exchange.cancel()
-            if isinstance(error, TimeoutError):
-                self._remember(node.key, patience)
+                answer = await answer_of(exchange)
+        except TimeoutError:
+            self._remember(node.key, patience)
             raise
         self._remember(node.key, self._now() - began)
         return answer

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from roster._clock import boottime
 from roster.bus.amqp.channel import Receipt
+from roster.bus.amqp.faults import unserved
 from roster.bus.guard import call_handler
 from roster.bus.message import Message
-from roster.errors import BusUnavailableError, CallError, Code, DeliveryError
+from roster.errors import CallError, Code, DeliveryError
 
 if TYPE_CHECKING:
     from roster.bus.amqp.sending import Sender
@@ -70,12 +71,8 @@ class AmqpExchange:
         self.confirmed = receipt != "lost"
         if receipt == "returned":
             self._sender.stand_bys.forget(self.queue)
-            self.fail(
-                BusUnavailableError(
-                    f"nobody consumes the queue {self.queue!r} on {self._sender.settings.display}",
-                    details={"silent": True} if self._sender.line.settling else None,
-                )
-            )
+            sender = self._sender
+            self.fail(unserved(self.queue, sender.settings.display, settling=sender.line.settling))
         elif receipt == "full":
             self.fail(
                 DeliveryError(

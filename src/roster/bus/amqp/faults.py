@@ -26,6 +26,13 @@ class RefusedError(LostError):
         super().__init__(" ".join(text.split()))
 
 
+def unserved(queue: str, where: str, *, settling: bool) -> BusUnavailableError:
+    """Return the error for a queue that nobody consumes; `settling`: as far as that can be told so soon."""
+    return BusUnavailableError(
+        f"nobody consumes the queue {queue!r} on {where}", details=UNHEARD if settling else None
+    )
+
+
 def unavailable(what: str, where: str, error: LostError) -> BusUnavailableError:
     """Return what a caller is told.
 

@@ -16,7 +16,15 @@ from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, UNHEARD, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    UNHEARD,
+    LostError,
+    RefusedError,
+    unavailable,
+    unserved,
+)
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
@@ -112,10 +120,7 @@ class StandBys:
             elif await self._has_consumers(connection, queue):
                 self._bare[queue] = boottime()
             else:
-                raise BusUnavailableError(
-                    f"nobody consumes the queue {queue!r} on {where}",
-                    details={"silent": True} if self._line.settling else None,
-                )
+                raise unserved(queue, where, settling=self._line.settling)
         except LostError as error:
             if isinstance(error, RefusedError) and error.code == ACCESS_REFUSED:
                 log.warning(
