@@ -120,6 +120,9 @@ class Server:
         """Return whether the server serves requests; anything that fails with OSError means not yet."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Forget what was true of the data that were there before: a new, empty server is about to start."""
+
     def prepare(self) -> None:
         """Do what is done once with a new, empty server that answers: users, roles."""
 
@@ -142,6 +145,8 @@ class Server:
 
     def _start(self) -> None:
         fresh = not self.data.exists()
+        if fresh:
+            self.forget()
         until = boottime() + self._start_within
         while True:
             self.launch()

@@ -274,6 +274,33 @@ def test_a_consul_with_access_control_and_tls_knows_its_tokens_after_a_restart(
     assert request(server.http_port, "/v1/kv/team/a?raw", token=reader) == (200, '"1"')
 
 
+def test_a_consul_that_does_not_know_its_tokens_yet_is_not_ready(
+    start_consul: Callable[..., Consul], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that has not read its log again after a restart answers, and refuses every token."""
+    server = start_consul(dev=True, acl=True)
+    refused = iter([403, 403])
+    asked = []
+
+    def once_forgetful(port: int, path: str, **options: Any) -> tuple[int, str]:
+        asked.append(path)
+        status = next(refused, None)
+        return (status, "ACL not found") if status else request(port, path, **options)
+
+    monkeypatch.setattr("servers.consul.request", once_forgetful)
+    server.wait_ready()
+    assert len(asked) == 3
+
+
+def test_a_consul_without_its_data_gets_a_token_of_its_own_again(start_consul: Callable[..., Consul]) -> None:
+    server = start_consul(acl=True)
+    before = server.token
+    server.wipe()
+    assert server.token != before
+    assert request(server.http_port, "/v1/kv/a", method="PUT", body="1", token=server.token)[0] == 200
+    assert request(server.http_port, "/v1/kv/a", token=before)[0] == 403
+
+
 def test_a_zookeeper_with_tls_takes_only_clients_with_a_certificate(
     start_zookeeper: Callable[..., ZooKeeper], tmp_path: Path
 ) -> None:
