@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roster.bus import Kind, Load, Message, error_from
+from roster.bus.failure import OUT_OF_REACH, STOPPED, UNHEARD
 from roster.bus.message import new_id
 from roster.bus.strictjson import MAX_DEPTH
 from roster.errors import (
@@ -425,6 +426,15 @@ def test_an_error_comes_back_as_the_exception_that_it_was(error: CallError) -> N
     if isinstance(error, AllNodesBusyError):
         assert isinstance(back, AllNodesBusyError)
         assert back.retry_after == 2.5
+
+
+@pytest.mark.parametrize("kind", [DeliveryError, BusUnavailableError])
+def test_an_answer_cannot_say_that_its_caller_heard_nothing(kind: type[CallError]) -> None:
+    told = kind("gone", details={**UNHEARD, **OUT_OF_REACH, **STOPPED, "line": 3})
+    back = error_from(Message.error_for(Message.command("a"), told))
+    assert back.details == {**STOPPED, "line": 3}
+    told = RemoteError("gone", details={"silent": True, "broker": "mine"})
+    assert error_from(Message.error_for(Message.command("a"), told)).details == told.details
 
 
 def test_any_other_exception_of_a_handler_becomes_a_remote_error() -> None:

@@ -15,6 +15,7 @@ from tests.engines import own_bus
 
 from roster import Orchestrator
 from roster.bus.amqp import AmqpBus
+from roster.errors import DeliveryError
 from servers import RabbitMQ
 
 START = Callable[..., RabbitMQ]
@@ -77,21 +78,25 @@ async def test_a_command_whose_caller_and_node_are_killed_is_done_by_another_whe
         assert agents.effects().nodes["orphan"] == ["chaos/a1"]
 
 
-async def test_a_caller_that_loses_its_own_connection_again_and_again_blames_no_node(tmp_path: Path) -> None:
+async def test_a_caller_that_loses_its_own_connection_again_and_again_blames_no_node(
+    tmp_path: Path,
+) -> None:
     urls = f"sqlite:///{tmp_path}/registry.db", own_bus()
     async with (
         scene(urls, ["a1", "a2"], ttl=30.0, capacity=4) as (agents, watcher),
         Orchestrator.connect(*urls) as caller,
     ):
-        params = {"command": "long", "seconds": 1.5}
+        params = {"command": "long", "seconds": 30.0}
         call = asyncio.create_task(caller.ask("work", params, namespace="chaos", timeout=60))
         assert isinstance(caller.bus, AmqpBus)
         line = caller.bus._sender.line
-        for times in range(1, 5):
+        for times in range(1, 4):
             await eventually(lambda times=times: agents.effects().started["long"] == times)  # type: ignore[misc]  # a default binds it
             assert line.current is not None
             line.current.abort("the test has cut it")
             assert not caller.suspects._marked
-        answer = await call
-        assert len(answer.attempts) == 5
+        with pytest.raises(DeliveryError, match=r"the connection to .* was lost") as caught:
+            await call
+        assert caught.value.outcome == "unknown"
+        assert len(caught.value.attempts) == 3
         assert await watcher.bus.dead_letters() == []

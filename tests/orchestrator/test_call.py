@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from roster._clock import boottime
 from roster.bus import Message
 from roster.bus.base import Exchange
 from roster.bus.context import Handling, current_command
+from roster.bus.failure import STOPPED, UNHEARD
 from roster.errors import (
     AllNodesBusyError,
     BusUnavailableError,
@@ -328,6 +329,36 @@ async def test_a_node_that_accepts_nothing_is_left_out_for_a_moment(
         while "default/a" not in orchestrator.suspects._marked:
             assert await orchestrator.call("work", timeout=20) == "b"
             assert counts["b"] < 50, "it was never tried, or nothing is held against it"
+
+
+@pytest.mark.parametrize("word", [UNHEARD, STOPPED], ids=["our own line is lost", "its node stops it"])
+async def test_work_is_begun_three_times_at_most_though_nobody_is_to_blame(
+    urls: Urls, monkeypatch: pytest.MonkeyPatch, word: Mapping[str, Any]
+) -> None:
+    begun = 0
+    gate = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        await gate.wait()
+
+    async with team(urls, ("a", work), ("b", work)) as (orchestrator, _):
+        send = orchestrator.bus.send
+
+        async def sending(*args: Any, **options: Any) -> Exchange:
+            before = begun
+            exchange = await send(*args, **options)
+            await eventually(lambda: begun > before)
+            exchange.answer.set_exception(DeliveryError("lost", outcome="unknown", details=word))
+            return exchange
+
+        monkeypatch.setattr(orchestrator.bus, "send", sending)
+        with pytest.raises(DeliveryError, match=r"^lost \(tried default/") as caught:
+            await orchestrator.call("work", timeout=20)
+        assert not await orchestrator.bus.dead_letters()
+        gate.set()
+    assert (caught.value.outcome, begun, len(caught.value.attempts)) == ("unknown", 3, 3)
 
 
 async def test_the_final_error_carries_every_attempt(urls: Urls) -> None:

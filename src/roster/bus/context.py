@@ -15,6 +15,9 @@ WAY_BACK = 0.02
 TOO_LITTLE = 0.002
 """Seconds: what is left of a deadline when sending again makes no sense. Timers end a little before their time."""
 
+MAX_DEPTH = 8
+"""Delegations in a row at most: node to node to node."""
+
 
 class Handling:
     """A command being handled, and what was called on its behalf.

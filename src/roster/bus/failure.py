@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast, get_args
 
 from roster.errors import (
@@ -37,8 +38,19 @@ _CLASSES: dict[str, type[CallError]] = {
         CallCancelledError,
     )
 }
+# Words in the `details` of an error that say more of a failure than its class: our own line was lost, or nobody has told
+# who is there; the node stopped the work for a reason that is not the work's; no broker is there, whichever the queue.
+UNHEARD: Mapping[str, Any] = {"silent": True}
+STOPPED: Mapping[str, Any] = {"stopped": True}
+OUT_OF_REACH: Mapping[str, Any] = {"broker": "out of reach"}
+
 _MAX_ATTEMPTS = 16
 MAX_TEXT = 16_384
+
+
+def says(error: CallError, word: Mapping[str, Any]) -> bool:
+    """Return whether an error's details say this word: `UNHEARD`, `STOPPED` or `OUT_OF_REACH`."""
+    return word.items() <= error.details.items()
 
 
 def error_data(error: BaseException) -> dict[str, Any]:
@@ -136,6 +148,9 @@ def error_from_data(data: dict[str, Any]) -> CallError:
             found = RemoteError
         else:
             found = InvalidParamsError if code is Code.INVALID_ARGUMENT else DeliveryError
+    if found in (BusUnavailableError, DeliveryError):
+        # An answer has come: our own line is not lost, whatever it says.
+        details = {name: value for name, value in details.items() if name not in {**UNHEARD, **OUT_OF_REACH}}
     return _filled(found(text, attempts=attempts), code, outcome, retryable, details)
 
 

@@ -25,6 +25,7 @@ from roster._clock import boottime
 from roster.bus import frames
 from roster.bus.base import Buried, DeadLetter, Held
 from roster.bus.dead import bury, drop, letters, remove, take
+from roster.bus.failure import UNHEARD
 from roster.bus.local_client import Link, LocalExchange
 from roster.bus.local_guest import LocalDelivery
 from roster.bus.local_server import LocalConsumer, LocalSubscription, Server
@@ -354,5 +355,5 @@ class LocalBus:
         raise BusUnavailableError(
             f"the consumer of the queue {name!r} on {self.url} accepts no connection within"
             f" {self.connect_timeout:g} s: it stands still, or is overrun",
-            details={"silent": True},
+            details=UNHEARD,
         )

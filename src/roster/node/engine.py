@@ -11,7 +11,8 @@ from roster._clock import boottime
 from roster._loops import Hop
 from roster.bus import Load, Message
 from roster.bus.base import Bus, Consumer, Delivery
-from roster.bus.context import Handling
+from roster.bus.context import MAX_DEPTH, Handling
+from roster.bus.failure import STOPPED
 from roster.bus.message import Kind
 from roster.errors import (
     CallCancelledError,
@@ -31,8 +32,6 @@ from roster.node.keyed import Entry, Keyed
 from roster.node.standstill import SHORT
 
 logger = logging.getLogger("roster.node")
-
-MAX_DEPTH = 8
 
 
 class Engine:
@@ -178,7 +177,7 @@ class Engine:
         else:
             self._stop_running(work, why)
             if lost:
-                details = {} if stood_still else {"stopped": True}
+                details = None if stood_still else STOPPED
                 error = DeliveryError(
                     why, code=Code.UNAVAILABLE, outcome="unknown", retryable=True, details=details
                 )
@@ -411,7 +410,7 @@ class Engine:
             else f"{work.message.action} ran past its {work.message.timeout:.3f} s on {self.key} and was stopped",
             outcome="refused" if waited else "unknown",
             retryable=True,
-            details={"stopped": True},
+            details=STOPPED,
         )
         self.finish(work, Message.error_for(work.message, error, source=self.source))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from roster._clock import boottime
 from roster.bus import Message, strictjson
 from roster.bus.base import Delivery
+from roster.bus.failure import STOPPED
 from roster.bus.keys import key_fault, namespace_of, params_digest, scope_of
 from roster.bus.message import Kind
 from roster.errors import (
@@ -208,7 +209,7 @@ class Keyed:
                 f"{key} had no slot for {message.action} before its deadline",
                 outcome="refused",
                 retryable=True,
-                details={"stopped": True},
+                details=STOPPED,
             )
         alone = len(entry.shared.members) == 0
         return CallTimeoutError(
@@ -216,7 +217,7 @@ class Keyed:
             + ("was stopped" if alone else "goes on for others who asked with the same key"),
             outcome="unknown",
             retryable=True,
-            details={"stopped": True},
+            details=STOPPED,
         )
 
     # -- running --------------------------------------------------------------------------------------------------

@@ -10,9 +10,6 @@ MAX_ATTEMPTS = 3
 SOLO_AFTER = 2
 """After so many nodes have gone with a command in hand, it is sent alone."""
 
-MAX_DEPTH = 8
-"""Delegations in a row at most: node to node to node."""
-
 _RATIO = 0.1
 _RESERVE = 10.0
 _FIRST_PAUSE = 0.05

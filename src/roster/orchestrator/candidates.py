@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from roster._clock import boottime
+from roster.bus.failure import OUT_OF_REACH, says
 from roster.errors import (
     AllNodesBusyError,
     BusUnavailableError,
@@ -227,7 +228,7 @@ class Candidates:
             if last is not None and (
                 left <= 0
                 or not isinstance(last, (BusUnavailableError, DeliveryError))
-                or "broker" in last.details
+                or says(last, OUT_OF_REACH)
             ):
                 call.give_up(last)
             call.give_up(

@@ -8,9 +8,10 @@ import logging
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from roster._clock import boottime
-from roster.bus.context import TOO_LITTLE, WAY_BACK
+from roster.bus.context import MAX_DEPTH, TOO_LITTLE, WAY_BACK
+from roster.bus.failure import STOPPED, UNHEARD, says
 from roster.errors import AllNodesBusyError, CallError, CallTimeoutError, Code, DeliveryError, RemoteError
-from roster.orchestrator.budget import MAX_ATTEMPTS, MAX_DEPTH, pause
+from roster.orchestrator.budget import MAX_ATTEMPTS, pause
 from roster.orchestrator.candidates import Candidates
 from roster.orchestrator.contracts import Contract
 from roster.orchestrator.tries import Tries, stopped
@@ -142,18 +143,22 @@ class Failover:
             if once_too_often or not error.retryable:
                 call.give_up(error)
             return
-        call.executions += 1
         candidates.reached()
         if contract.idempotent is False or call.revived is not None:
             call.give_up(error)
+        unheard = isinstance(error, DeliveryError) and says(error, UNHEARD)
+        if unheard and call.keyed is not None:
+            return  # our own line was lost: who is asked with the key again joins what has begun
+        call.executions += 1
         if isinstance(error, DeliveryError):
-            if error.details.get("stopped") or error.details.get("silent"):
-                return  # its node stopped it for another reason, or it is our own line that was lost: no strike
-            call.strikes.append(node.key)
+            if not unheard and not says(error, STOPPED):
+                call.strikes.append(node.key)  # else it was surely not the command that did it
             if len(call.strikes) >= MAX_ATTEMPTS:
                 await self._bury(node, error)
+            if call.executions >= MAX_ATTEMPTS:
+                call.give_up(error)
             return
-        silent = isinstance(error, CallTimeoutError) and not error.details.get("stopped")
+        silent = isinstance(error, CallTimeoutError) and not says(error, STOPPED)
         if (
             not error.retryable
             or call.executions >= MAX_ATTEMPTS

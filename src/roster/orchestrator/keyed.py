@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from roster._clock import boottime
 from roster.bus import Message
 from roster.bus.context import TOO_LITTLE
+from roster.bus.failure import UNHEARD, says
 from roster.bus.keys import answers_window, checked_key, namespace_of, scope_of
 from roster.bus.message import Kind
 from roster.errors import (
@@ -141,7 +142,7 @@ class Keys:
         except TimeoutError:
             return "silent"
         except BusUnavailableError as error:
-            return "silent" if error.details.get("silent") or not self._is_dead(node) else "gone"
+            return "silent" if says(error, UNHEARD) or not self._is_dead(node) else "gone"
         except CallError:
             return "silent"  # the connection broke: the next try shows whether it is gone
         self._absent.pop(node.key, None)

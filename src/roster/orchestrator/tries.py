@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from roster._clock import boottime
 from roster.bus import Message, error_from, tracing
 from roster.bus.context import TOO_LITTLE, WAY_BACK
+from roster.bus.failure import UNHEARD, says
 from roster.bus.message import Kind
 from roster.errors import (
     Attempt,
@@ -99,7 +100,7 @@ class Tries:
         except CallError as error:
             if load is None and isinstance(error, (BusUnavailableError, DeliveryError)):
                 # What was out on our own line when that was lost says nothing of the node.
-                if not (isinstance(error, DeliveryError) and error.details.get("silent")):
+                if not (isinstance(error, DeliveryError) and says(error, UNHEARD)):
                     # The bus says that it is gone, which the registry cannot know yet.
                     team.suspects.mark(node.key, node.uid, "its connection was lost just now")
                 if call.keyed is not None:

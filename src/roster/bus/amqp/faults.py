@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from roster.bus.failure import UNHEARD
 from roster.errors import BusUnavailableError, Code
 
 ACCESS_REFUSED, NOT_FOUND, RESOURCE_LOCKED, PRECONDITION_FAILED, _NOT_ALLOWED = 403, 404, 405, 406, 530
-
-# In the details of an error: who serves a queue is not known, since the broker has not said.
-UNHEARD = {"silent": True}
 
 
 class LostError(Exception):

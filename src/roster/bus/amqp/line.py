@@ -12,6 +12,7 @@ from roster.bus.amqp.connecting import connect
 from roster.bus.amqp.connection import Connection
 from roster.bus.amqp.faults import ACCESS_REFUSED, LostError, RefusedError, unavailable
 from roster.bus.amqp.settings import Settings
+from roster.bus.failure import OUT_OF_REACH
 from roster.errors import BusUnavailableError
 
 log = logging.getLogger("roster.bus")
@@ -97,7 +98,7 @@ class Line:
 
     def _unreachable(self, otherwise: str) -> BusUnavailableError:
         error = unavailable("reach the broker", self._settings.display, self._why or LostError(otherwise))
-        error.details["broker"] = "out of reach"  # of whichever queue: it is no node's fault
+        error.details |= OUT_OF_REACH  # it is no node's fault
         return error
 
     async def _keep(self) -> None:

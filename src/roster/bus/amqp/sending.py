@@ -13,12 +13,13 @@ from roster.bus.amqp.channel import Channel, Delivered, Receipt
 from roster.bus.amqp.connection import LITTLE, Connection
 from roster.bus.amqp.envelope import Properties
 from roster.bus.amqp.exchange import AmqpExchange
-from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, UNHEARD, LostError, RefusedError, unavailable
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.publishing import declare_main, not_kept, published
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
 from roster.bus.amqp.standby import StandBys
+from roster.bus.failure import UNHEARD
 from roster.bus.guard import call_handler
 from roster.bus.message import ANSWERS, Kind, Message, error_from
 from roster.errors import BusUnavailableError, Code, DeliveryError, MessageError, RemoteError

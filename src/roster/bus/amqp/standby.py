@@ -16,18 +16,11 @@ from roster._clock import boottime
 from roster.bus.amqp import names
 from roster.bus.amqp.channel import Channel, Delivered
 from roster.bus.amqp.connection import Connection
-from roster.bus.amqp.faults import (
-    ACCESS_REFUSED,
-    NOT_FOUND,
-    UNHEARD,
-    LostError,
-    RefusedError,
-    unavailable,
-    unserved,
-)
+from roster.bus.amqp.faults import ACCESS_REFUSED, NOT_FOUND, LostError, RefusedError, unavailable, unserved
 from roster.bus.amqp.line import Line
 from roster.bus.amqp.returns import Returns
 from roster.bus.amqp.settings import Settings
+from roster.bus.failure import UNHEARD
 from roster.errors import BusUnavailableError, Outcome
 
 log = logging.getLogger("roster.bus")

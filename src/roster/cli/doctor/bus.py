@@ -13,6 +13,7 @@ from roster.bus import Bus, Message, open_bus
 from roster.bus.asking import ask_consumer
 from roster.bus.base import Buried
 from roster.bus.dead import letters
+from roster.bus.failure import UNHEARD, says
 from roster.bus.sockets import socket_directory
 from roster.bus.survey import survey
 from roster.bus.url import BusURL, parse_url
@@ -182,7 +183,7 @@ async def ping(bus: Bus, record: NodeRecord) -> Silence | None:
     except TimeoutError:
         return Silence(record, False, f"no answer within {PONG:g} s")
     except BusUnavailableError as error:
-        silent = bool(error.details.get("silent"))  # somebody listens there, and accepts nothing
+        silent = says(error, UNHEARD)  # somebody listens there, and accepts nothing
         return Silence(record, not silent, error.summary)
     except MessageError as error:
         return Silence(record, True, error.summary)  # no bus can carry the name of this queue
