@@ -148,7 +148,7 @@ def test_a_live_node_is_not_deleted_unasked(stage: Stage) -> None:
     assert roster("delete", "node", "writer-001", "-n", "ai-team", "--yes").status == 0
 
 
-@pytest.mark.parametrize(("answer", "status"), [(b"n\n", 130), (b"y\n", 0), (b"\x03", 130)])
+@pytest.mark.parametrize(("answer", "status"), [(b"n\n", 1), (b"y\n", 0), (b"\x03", 130)])
 def test_on_a_terminal_it_asks_first(file_urls: tuple[str, str], answer: bytes, status: int) -> None:
     thread = LoopThread("asked").start()
     node = writer("writer-001", registry_url=file_urls[0], bus_url=file_urls[1])

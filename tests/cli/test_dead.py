@@ -122,7 +122,7 @@ def test_they_are_dropped_when_somebody_says_so(stage: Stage) -> None:
     assert roster("dead", "drop", "--all") == Result(0, "", "no dead letters\n")
 
 
-@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 130, 2), (b"y\n", 0, 0)])
+@pytest.mark.parametrize(("answer", "status", "left"), [(b"n\n", 1, 2), (b"y\n", 0, 0)])
 def test_on_a_terminal_it_asks_first(tmp_path: Path, answer: bytes, status: int, left: int) -> None:
     url = f"local://{tmp_path}/bus"
     asyncio.run(_bury(url, Message.command("work"), Message.command("work")))

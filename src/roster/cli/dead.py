@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from roster._durations import show_duration
-from roster._text import safe
 from roster.cli.call import Result, print_result
+from roster.cli.consent import consent
 from roster.cli.encode import to_json
 from roster.cli.listing import as_list
 from roster.cli.options import AnyNamespace, SelectorText, seconds
@@ -231,7 +230,8 @@ def drop(
         session.out.note("no dead letters")
         return
     if not yes:
-        _confirm(len(chosen))
+        what = "1 dead letter" if len(chosen) == 1 else f"{len(chosen)} dead letters"
+        consent(f"Drop {what} for good?", RosterError(f"{what} would be dropped for good: add --yes"))
     dropped = session.run(_drop(session, chosen))
     session.out.lines(f"dead letter {one.id or '<none>'} dropped" for one in dropped)
 
@@ -239,19 +239,6 @@ def drop(
 async def _drop(session: Session, chosen: set[tuple[str, str]]) -> Sequence[Buried]:
     async with session.bus() as bus:
         return await bus.drop_dead_letters(lambda one: (one.id, one.buried_at) in chosen)
-
-
-def _confirm(count: int) -> None:
-    """Ask, on a terminal.
-
-    Raises:
-        RosterError: there is none to ask on.
-        typer.Abort: the answer is no.
-    """
-    what = "1 dead letter" if count == 1 else f"{count} dead letters"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RosterError(f"{what} would be dropped for good: add --yes")
-    typer.confirm(safe(f"Drop {what} for good?"), abort=True, err=True)
 
 
 def _missing(letters: Sequence[str]) -> LetterNotFoundError:

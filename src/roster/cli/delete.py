@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from roster._text import safe
 from roster.cli.complete import complete_objects
+from roster.cli.consent import consent
 from roster.cli.names import node_ref, scope, split_objects
 from roster.cli.options import Namespace, seconds
 from roster.cli.session import Session
@@ -57,8 +56,10 @@ def delete(
         raise typer.BadParameter("name what to delete: delete node NAME")
     found = session.run(_look_up(session, names, namespace))
     # Asked between two runs of the loop: inside one, Ctrl-C would only cancel a task that cannot notice while it reads.
-    force = {record.key for record in found if record.state != "offline" and (yes or _confirmed(record))}
-    session.run(_delete(session, found, force))
+    alive = [record for record in found if record.state != "offline"]
+    for record in () if yes else alive:
+        _confirm(record)
+    session.run(_delete(session, found, {record.key for record in alive}))
 
 
 async def _look_up(session: Session, names: list[str], namespace: str | None) -> list[NodeRecord]:
@@ -74,22 +75,14 @@ async def _delete(session: Session, found: list[NodeRecord], force: set[str]) ->
             session.out.line(f"node/{record.name} deleted")
 
 
-def _confirmed(record: NodeRecord) -> bool:
-    """Ask, on a terminal.
-
-    Raises:
-        RegistryError: there is none to ask on.
-        typer.Abort: the answer is no.
-    """
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise RegistryError(
+def _confirm(record: NodeRecord) -> None:
+    consent(
+        f"{record.key} is {record.state}: it will drop its work and register again. Delete it all the same?",
+        RegistryError(
             f"{record.key} is {record.state}: stop its process (it then leaves by itself), or add --yes: it then drops its "
             "work and registers again"
-        )
-    question = (
-        f"{record.key} is {record.state}: it will drop its work and register again. Delete it all the same?"
+        ),
     )
-    return typer.confirm(safe(question), abort=True, err=True)
 
 
 def prune(
