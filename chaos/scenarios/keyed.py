@@ -87,7 +87,7 @@ async def repeats(options: Options) -> Report:
     report.fact("kills and freezes", len(disturbed))
     report.fact("keys begun more than once", f"{len(twice)}, of which excused {sum(map(excused, twice))}")
     report.fact("keys with more than one answer", sum(len(set(nodes)) > 1 for nodes in answers.values()))
-    report.fact("questions who knows a key", sum(caller.keys.asked for caller in callers))
+    report.fact("questions who knows a key", sum(caller.team.keys.asked for caller in callers))
     for text in failed[:5]:
         report.fact("failed", text)
     report.promise(

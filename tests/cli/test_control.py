@@ -256,7 +256,7 @@ async def test_stopped_agents_finish_what_they_run_leave_and_end_with_0(urls: tu
         ended(await tapping(urls[1], "ctl.#")) as tap,
     ):
         call = asyncio.create_task(orchestrator.call("work", {"seconds": 2}, timeout=30))
-        await eventually(lambda: any(one.exchange.started for one in orchestrator.vigil._open))
+        await eventually(lambda: any(one.exchange.started for one in orchestrator.team.vigil._open))
         status, out, err = await run(urls, "control", "stop", "-l", "role=r")
         assert (status, sorted(out.splitlines()), err) == (0, ["node/one stopped", "node/two stopped"], "")
         assert await call in ("one", "two")
@@ -283,7 +283,7 @@ async def test_an_agent_that_stands_still_is_named_and_the_others_are_paused(url
 async def test_an_agent_that_is_not_done_in_time_is_named(urls: tuple[str, str]) -> None:
     async with agents(urls, "one"), Orchestrator.connect(*urls) as orchestrator:
         call = asyncio.create_task(orchestrator.call("work", {"seconds": 60}, timeout=90))
-        await eventually(lambda: any(one.exchange.started for one in orchestrator.vigil._open))
+        await eventually(lambda: any(one.exchange.started for one in orchestrator.team.vigil._open))
         status, _, err = await run(urls, "control", "stop", "one", "--timeout", "1s")
         call.cancel()
         assert status == 10

@@ -94,7 +94,7 @@ async def test_a_caller_that_loses_its_own_connection_again_and_again_blames_no_
             await eventually(lambda times=times: agents.effects().started["long"] == times)  # type: ignore[misc]  # a default binds it
             assert line.current is not None
             line.current.abort("the test has cut it")
-            assert not caller.suspects._marked
+            assert not caller.team.suspects._marked
         with pytest.raises(DeliveryError, match=r"the connection to .* was lost") as caught:
             await call
         assert caught.value.outcome == "unknown"

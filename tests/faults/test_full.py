@@ -58,7 +58,7 @@ async def test_a_call_that_waits_for_a_node_which_others_have_filled_goes_there_
     async with filled(urls) as (orchestrator, empty):
         mute()
         waiting = [asyncio.create_task(orchestrator.call("work", timeout=30)) for _ in range(3)]
-        await eventually(lambda: orchestrator.waiting.waiting("work") == 3)
+        await eventually(lambda: orchestrator.team.waiting.waiting("work") == 3)
         await empty()
         assert await asyncio.gather(*waiting) == ["done"] * 3
         assert state(orchestrator, "default/a") == "busy", "the registry knows of no room to this moment"
@@ -71,7 +71,7 @@ async def test_a_call_that_waits_is_told_again_and_again_by_a_node_that_stays_fu
     async with filled(urls) as (orchestrator, empty):
         mute()
         waiting = asyncio.create_task(orchestrator.call("work", timeout=30))
-        await eventually(lambda: orchestrator.inquiries.asked == 3)
+        await eventually(lambda: orchestrator.team.inquiries.asked == 3)
         assert not waiting.done()
         await empty()
         assert await waiting == "done"
@@ -84,11 +84,11 @@ async def test_a_node_that_refused_for_want_of_room_is_no_worse_than_the_other_f
         first = await team.add("work", lambda: "first", name="first", capacity=1)
         second = await team.add("work", lambda: "second", name="second", capacity=1)
         await second.node.occupy(1)
-        await eventually(lambda: team.orchestrator.router.free("work") == 1)
+        await eventually(lambda: team.orchestrator.team.router.free("work") == 1)
         mute()
         await first.node.occupy(3)  # which nobody hears of but by its refusal
         call = asyncio.create_task(team.ask("work", timeout=30))
-        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 1)
+        await eventually(lambda: team.orchestrator.team.waiting.waiting("work") == 1)
         await first.node.occupy(0)
         answer = await call
     assert [attempt.node for attempt in answer.attempts] == [first.key] * 2
@@ -112,10 +112,10 @@ async def test_room_for_several_is_told_to_several(mute: Callable[[], None]) -> 
     async with Team() as team:
         node = (await team.add("work", work.__call__, capacity=3)).node
         await node.occupy(3)
-        await eventually(lambda: team.orchestrator.router.free("work") == 0)
+        await eventually(lambda: team.orchestrator.team.router.free("work") == 0)
         mute()
         calls = [asyncio.create_task(team.call("work", {"number": n}, timeout=30)) for n in range(3)]
-        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 3)
+        await eventually(lambda: team.orchestrator.team.waiting.waiting("work") == 3)
         await node.occupy(0)
         await eventually(lambda: sorted(work.begun) == [0, 1, 2])
         work.go.set()
@@ -135,10 +135,10 @@ async def test_a_call_that_wants_another_node_keeps_nobody_from_the_room_that_th
 
         calls = [call(0, selector="zone=far")]
         await near.node.occupy(1)
-        await eventually(lambda: work.begun == [0] and team.orchestrator.router.free("work") == 0)
+        await eventually(lambda: work.begun == [0] and team.orchestrator.team.router.free("work") == 0)
         mute()
         calls += [call(1, selector="zone=far", priority=9), call(2)]
-        await eventually(lambda: team.orchestrator.waiting.waiting("work") == 2)
+        await eventually(lambda: team.orchestrator.team.waiting.waiting("work") == 2)
         await near.node.occupy(0)
         await eventually(lambda: work.begun == [0, 2])
         work.go.set()

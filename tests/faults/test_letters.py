@@ -157,7 +157,7 @@ async def test_a_team_that_is_never_idle_makes_room_for_it_and_nothing_runs_besi
         letter = asyncio.create_task(orchestrator.retry(command.id, timeout=60))
         await until_hands(orchestrator, "default/one", running=1, waiting=1)
         after = [call(caller, "after") for caller in (orchestrator, other)]
-        await eventually(lambda: all(one.waiting.waiting("work") == 1 for one in (orchestrator, other)))
+        await eventually(lambda: all(one.team.waiting.waiting("work") == 1 for one in (orchestrator, other)))
         assert running == ["before"], "it has room for three, and takes nothing more"
         go["before"].set()
         await eventually(lambda: running == ["letter"])
@@ -214,7 +214,7 @@ async def test_a_retry_that_is_cancelled_stops_the_work_and_keeps_the_letter(url
     await bury(urls, command)
     async with serving(urls, nodes) as orchestrator:
         again: asyncio.Task[Any] = asyncio.create_task(orchestrator.retry(command.id, timeout=60))
-        await eventually(lambda: [one for one in orchestrator.vigil._open if one.exchange.started])
+        await eventually(lambda: [one for one in orchestrator.team.vigil._open if one.exchange.started])
         again.cancel()
         await eventually(lambda: stopped)
         assert await kept(orchestrator) == [command.id]

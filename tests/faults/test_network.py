@@ -144,9 +144,9 @@ async def test_work_with_a_key_is_done_once_though_its_node_or_its_caller_is_cut
         await _ready(caller, "first", "second")
         network.refuse()
         network.cut("serving" if cut_off == "node" else "sending")
-        asked = caller.keys.asked
+        asked = caller.team.keys.asked
         # Whoever takes a node for dead because it cannot be reached has done so by then, and gone on to the next.
-        await eventually(lambda: caller.keys.asked >= asked + 3 or done["second"], 30)
+        await eventually(lambda: caller.team.keys.asked >= asked + 3 or done["second"], 30)
         await network.listen_again()
         await eventually(lambda: state(caller, "default/first") == "ready", 30)
         let_go.set()

@@ -71,7 +71,7 @@ async def test_a_failing_check_withdraws_its_capability_alone_and_gives_it_back(
         conditions = {one["type"]: one for one in record["status"]["conditions"]}
         assert conditions["check.ai-team.dev/work"]["status"] == "False"
         well = True
-        await eventually(lambda: any(row.candidate for row in orchestrator.router.explain("work")))
+        await eventually(lambda: any(row.candidate for row in orchestrator.team.router.explain("work")))
         assert await orchestrator.call("work") == "work"
         record = orchestrator.node("default/a")
         assert record is not None

@@ -528,7 +528,7 @@ async def test_what_a_node_reports_first_is_newer_than_that_it_is_ready(urls: Ur
         call = asyncio.create_task(caller.call("work", timeout=20))
         await eventually(lambda: call.done() or in_state(other, "busy"))
         assert not call.done(), call
-        load = other.router.load(node.key)
+        load = other.team.router.load(node.key)
         assert load is not None
         assert (load.active, load.others) == (1, 1)
         go.set()

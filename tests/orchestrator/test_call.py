@@ -64,7 +64,7 @@ def _ready(orchestrator: Orchestrator, node: Node) -> bool:
 
 
 def full(orchestrator: Orchestrator, key: str) -> bool:
-    load = orchestrator.router.load(key)
+    load = orchestrator.team.router.load(key)
     return load is not None and load.active >= load.capacity
 
 
@@ -161,7 +161,7 @@ async def test_when_all_are_busy_a_call_waits_for_room_in_order_of_priority(urls
         tasks = [call("first", 0)]
         await eventually(lambda: order == ["first"])
         tasks += [call("low", 1), call("high", 7), call("lower", 0)]
-        await eventually(lambda: orchestrator.waiting.waiting("work") == 3)
+        await eventually(lambda: orchestrator.team.waiting.waiting("work") == 3)
         with pytest.raises(AllNodesBusyError, match="full: 1 of 1 tasks") as caught:
             await orchestrator.call("work", {"name": "impatient"}, on_busy="fail")
         assert caught.value.retry_after > 0
@@ -182,7 +182,7 @@ async def test_a_call_given_up_while_it_waits_leaves_its_place_to_others(urls: U
         running = asyncio.create_task(orchestrator.call("work", timeout=20))
         await eventually(lambda: nodes["a"].active_tasks == 1)
         waiting = [asyncio.create_task(orchestrator.call("work", timeout=20)) for _ in range(3)]
-        await eventually(lambda: orchestrator.waiting.waiting("work") == 3)
+        await eventually(lambda: orchestrator.team.waiting.waiting("work") == 3)
         waiting[0].cancel()
         go.set()
         await asyncio.gather(running, *waiting[1:])
@@ -326,7 +326,7 @@ async def test_a_node_that_accepts_nothing_is_left_out_for_a_moment(
             return await send(queue, message, **options)
 
         monkeypatch.setattr(orchestrator.bus, "send", sending)
-        while "default/a" not in orchestrator.suspects._marked:
+        while "default/a" not in orchestrator.team.suspects._marked:
             assert await orchestrator.call("work", timeout=20) == "b"
             assert counts["b"] < 50, "it was never tried, or nothing is held against it"
 
@@ -495,7 +495,9 @@ async def test_what_its_node_stopped_at_the_deadline_is_not_begun_again(
     capability = {"name": "work"} if idempotent is None else {"name": "work", "idempotent": idempotent}
     members = [(name, counting(name, counts, 60)) for name in ("a", "b")]
     async with team(urls, *members, capability=capability) as (orchestrator, nodes):
-        monkeypatch.setattr(orchestrator.rng, "uniform", lambda low, high: low)  # no pause before another try
+        monkeypatch.setattr(
+            orchestrator.team.rng, "uniform", lambda low, high: low
+        )  # no pause before another try
         for done in range(1, 6):
             with pytest.raises(CallTimeoutError):
                 await orchestrator.call("work", timeout=0.3)
@@ -516,7 +518,9 @@ async def test_nor_is_what_handed_its_work_down_until_the_deadline(
             upper, _ = await stack.enter_async_context(
                 team(urls, (name, handler), capability={"name": name, **about})
             )
-            monkeypatch.setattr(upper.rng, "uniform", lambda low, high: low)  # no pause before another try
+            monkeypatch.setattr(
+                upper.team.rng, "uniform", lambda low, high: low
+            )  # no pause before another try
             return upper
 
         def down(name: str, to: str, by: Orchestrator) -> Handler:

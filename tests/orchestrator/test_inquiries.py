@@ -13,8 +13,8 @@ from tests.routing.nodes import WRITE, FakeClock, FakeNode
 from roster.bus import Load, Message
 from roster.errors import BusUnavailableError
 from roster.orchestrator.inquiries import Inquiries
-from roster.orchestrator.orchestrator import Orchestrator
 from roster.orchestrator.query import Query
+from roster.orchestrator.teamview import TeamView
 from roster.routing import Router
 
 QUERY = Query(WRITE)
@@ -68,7 +68,7 @@ class Stage:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.team = Team(Router(now=self.clock))
-        self.inquiries = Inquiries(cast("Orchestrator", self.team), now=self.clock)
+        self.inquiries = Inquiries(cast("TeamView", self.team), now=self.clock)
 
     def knows(self, *names: str, **what: Any) -> None:
         for name in names:

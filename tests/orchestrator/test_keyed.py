@@ -101,7 +101,7 @@ def key_for(*names: str) -> str:
 
 def seen_for_ever(orchestrator: Orchestrator) -> None:
     """As if the caller had watched the team of now for longer than any answer is kept."""
-    keys = orchestrator.keys
+    keys = orchestrator.team.keys
     shift = keys.window + 1
     before = keys.now
     keys.now = lambda: before() + shift
@@ -285,8 +285,8 @@ async def test_callers_of_different_namespaces_never_share_a_key(urls: Urls) -> 
                 )
                 await sent.result()
         assert len(made.done) == 4, "one of the two had the key of red, the other had not"
-    assert namespace_of(red.source) == "red"
-    assert namespace_of(plain.source) == "default"
+    assert namespace_of(red.team.source) == "red"
+    assert namespace_of(plain.team.source) == "default"
 
 
 async def test_a_handler_calls_with_the_keys_of_its_nodes_namespace(urls: Urls) -> None:
@@ -534,12 +534,12 @@ async def test_a_full_node_is_waited_for(urls: Urls) -> None:
         with pytest.raises(AllNodesBusyError):
             await callers[1].call("work", idempotency_key=key, timeout=0.2)
         waiting = asyncio.create_task(callers[1].ask("work", idempotency_key=key, timeout=30))
-        await eventually(lambda: callers[1].keys.waiting)
+        await eventually(lambda: callers[1].team.keys.waiting)
         go.set()
         answer = await waiting
         assert answer.node == "default/a"
         assert len(answer.attempts) <= 2, "one line for one wait"
-        assert not callers[1].keys.waiting
+        assert not callers[1].team.keys.waiting
         await asyncio.gather(*load)
     assert len(begun) == 41
 
@@ -555,9 +555,9 @@ async def test_a_new_node_that_outranks_the_executor_does_not_do_it_again(urls: 
         seen_for_ever(third)
         assert await old.call("work", idempotency_key=key) == "a did 1", "it remembers"
         assert await fresh.call("work", idempotency_key=key) == "a did 1", "it asks"
-        assert fresh.keys.asked
+        assert fresh.team.keys.asked
         assert await third.call("work", idempotency_key=key) == "z did 2", "what is sure after a whole window"
-        assert third.keys.asked == 0
+        assert third.team.keys.asked == 0
 
 
 async def test_a_new_node_that_outranks_does_not_begin_what_runs_elsewhere(urls: Urls) -> None:
@@ -618,7 +618,7 @@ async def test_others_are_asked_again_when_the_first_in_rank_was_out_of_reach(ur
     key = key_for("a", "b")
     async with team(urls, "a", "b") as made:
         caller, other = await made.caller(), await made.caller()
-        caller.keys.now = lambda: 0.0  # what was heard never grows old
+        caller.team.keys.now = lambda: 0.0  # what was heard never grows old
         step = await Step.of(caller, key)
         first = await step.choose()
         assert first.key == "default/a", "b does not know it yet"
@@ -638,7 +638,7 @@ async def test_a_node_that_was_out_of_reach_is_asked_again(monkeypatch: pytest.M
         await made.add("work", lambda: done.append("a"), name="a")
         second = await made.add("work", lambda: done.append("b"), name="b")
         await other.start()
-        made.orchestrator.keys.now = lambda: 0.0
+        made.orchestrator.team.keys.now = lambda: 0.0
         step = await Step.of(made.orchestrator, key)
         async with second.unreachable():
             assert (await step.choose()).key == "default/a"
@@ -654,7 +654,7 @@ async def test_a_node_that_comes_while_others_are_asked_is_ranked(
     async with team(urls, "b", "c") as made:
         caller = await made.caller()
         step = await Step.of(caller, key)
-        ask = caller.keys.ask
+        ask = caller.team.keys.ask
 
         async def slowly(*question: Any) -> Any:
             if "a" not in made.nodes:
@@ -662,7 +662,7 @@ async def test_a_node_that_comes_while_others_are_asked_is_ranked(
                 await eventually(lambda: made.sees(caller, "a"))
             return await ask(*question)
 
-        monkeypatch.setattr(caller.keys, "ask", slowly)
+        monkeypatch.setattr(caller.team.keys, "ask", slowly)
         assert await step.keyed.choose(step.candidates) is None
         assert (await step.choose()).key == "default/a"
 
@@ -686,11 +686,11 @@ async def test_in_a_team_that_does_not_change_nobody_is_asked(urls: Urls) -> Non
         seen_for_ever(caller)
         for number in range(5):
             await caller.call("work", idempotency_key=f"k{number}")
-        assert caller.keys.asked == 0
+        assert caller.team.keys.asked == 0
         await made.nodes["b"].update(labels={"new": "label"})
         await eventually(lambda: caller.node("default/b").labels == {"new": "label"})  # type: ignore[union-attr] # it is there
         await caller.call("work", idempotency_key=key_for("b", "a", "c"))
-        assert caller.keys.asked == 1, "who has changed may be a candidate of late"
+        assert caller.team.keys.asked == 1, "who has changed may be a candidate of late"
 
 
 async def test_a_node_that_leaves_finishes_it_for_those_who_repeat(urls: Urls) -> None:
@@ -772,13 +772,13 @@ async def test_a_call_with_a_key_is_never_hedged(urls: Urls) -> None:
             await stack.enter_async_context(node)
         caller = await stack.enter_async_context(Orchestrator.connect(*urls))
         await caller.start()
-        await eventually(lambda: len(caller._nodes) == 2)
+        await eventually(lambda: len(caller.team._nodes) == 2)
         call = asyncio.create_task(caller.call("work", idempotency_key=key_for("a", "b")))
         await eventually(lambda: begun)
         record = caller.node("default/a")
         assert record is not None
-        caller.vigil._on_silence(record)
-        hedges = [task for one in caller.vigil._open if (task := one.hedge) is not None]
+        caller.team.vigil._on_silence(record)
+        hedges = [task for one in caller.team.vigil._open if (task := one.hedge) is not None]
         assert hedges, "it was asked to hedge, and finds nobody who may have it"
         await asyncio.wait(hedges, timeout=2)
         go.set()

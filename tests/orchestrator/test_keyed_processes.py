@@ -137,7 +137,7 @@ async def test_an_executor_frozen_for_less_is_waited_for_by_everybody() -> None:
         await eventually(lambda: begun_on(made) == ["chaos/a1"])
         made.freeze("a1")
         repeat = asyncio.create_task(work(fresh, 0.5))
-        await eventually(lambda: orchestrator.vigil._silent, 5)
+        await eventually(lambda: orchestrator.team.vigil._silent, 5)
         made.thaw("a1")
         assert (await call) == (await repeat)
         assert begun_on(made) == ["chaos/a1"]

@@ -202,7 +202,7 @@ async def test_an_agent_that_was_silent_and_answers_again_gets_work_again_though
         def suspect() -> bool:
             return any(
                 row.node == "chaos/a1" and row.reason.startswith("suspect")
-                for row in orchestrator.router.explain("work")
+                for row in orchestrator.team.router.explain("work")
             )
 
         agents.freeze("a1")

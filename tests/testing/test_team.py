@@ -135,7 +135,7 @@ async def test_the_ledger_says_who_was_asked_what_by_whom_and_how_it_ended() -> 
             await team.call("break")
         first, second, third = team.ledger
         assert (first.capability, first.node, first.priority) == ("publish", "default/publisher", 4)
-        assert (first.caller, first.progress) == (team.orchestrator.source, [{"step": 1}])
+        assert (first.caller, first.progress) == (team.orchestrator.team.source, [{"step": 1}])
         assert (second.params, second.ancestors) == ({"topic": "bees"}, ("default/publisher",))
         assert (second.ended, second.result, second.started) == ("result", {"article": "bees, plain"}, True)
         assert third.ended == "error"

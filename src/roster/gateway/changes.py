@@ -116,7 +116,7 @@ def router(gateway: Gateway) -> APIRouter:
         if record.state == "offline":
             return False
         message = Message.control(
-            signal, {}, source=gateway.orchestrator.source, timeout=_CONFIRM, uid=record.uid
+            signal, {}, source=gateway.orchestrator.team.source, timeout=_CONFIRM, uid=record.uid
         )
         try:
             exchange = await gateway.orchestrator.bus.send(record.mindbus_queue, message)

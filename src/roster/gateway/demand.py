@@ -20,7 +20,7 @@ def offering(gateway: Gateway, capability: str, namespace: str | None) -> list[N
 
 def load_of(gateway: Gateway, record: NodeRecord) -> tuple[int, int]:
     """Return a node's tasks and its capacity: as the calls of this gateway know them, else as the registry does."""
-    load = gateway.orchestrator.router.load(record.key)
+    load = gateway.orchestrator.team.router.load(record.key)
     if load is None:
         return record.active_tasks, record.capacity
     return load.active, load.capacity
@@ -33,13 +33,13 @@ def availability(gateway: Gateway, capability: str, namespace: str | None) -> di
     loads = [load_of(gateway, record) for record in healthy]
     state, retry_after = "available", None
     try:
-        gateway.orchestrator.refuse(Query(capability, namespace=namespace))
+        gateway.orchestrator.team.refuse(Query(capability, namespace=namespace))
     except AllNodesBusyError as error:
         state, retry_after = "busy", round(error.retry_after, 3)
     except NoCapableNodesError:
         known = records or any(
             namespace is None or node.namespace == namespace
-            for node in gateway.orchestrator.nodes_with(capability)
+            for node in gateway.orchestrator.team.nodes_with(capability)
         )
         state = "unavailable" if known else "unknown"
     free = sum(max(0, capacity - active) for active, capacity in loads) if state == "available" else 0
@@ -67,7 +67,7 @@ def demand(gateway: Gateway, capability: str, namespace: str | None) -> dict[str
             capacity += room
     if namespace is None and any(record.healthy for record in records):
         # Without any node those who wait in this room are runs, which are counted below.
-        queued += gateway.orchestrator.waiting.waiting(capability)
+        queued += gateway.orchestrator.team.waiting.waiting(capability)
     waiting = gateway.calls.waiting_for_node(capability, namespace) + gateway.runs_waiting(capability)
     return {
         "capability": capability,

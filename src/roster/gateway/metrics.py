@@ -174,7 +174,7 @@ class _Present:
             (([one.namespace, one.name], one.capacity) for one in named),
         )  # fmt: skip
         yield from self._capabilities()
-        router = gateway.orchestrator.router
+        router = gateway.orchestrator.team.router
         yield _counter("roster_ejections", "Nodes left out for failing.", router.stats.ejected)
         yield _plain("roster_ejected_nodes", "Nodes that are left out at present.", len(router.ejected()))
         yield _plain(

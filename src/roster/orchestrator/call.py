@@ -17,7 +17,7 @@ from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
     from roster.orchestrator.keyed import KeyedCall
-    from roster.orchestrator.orchestrator import Orchestrator
+    from roster.orchestrator.teamview import TeamView
 
 
 @dataclass(slots=True, eq=False)
@@ -25,7 +25,7 @@ class Call:
     """One call from its beginning to its answer: what is asked, and what is known so far. `Failover` takes it there.
 
     Attributes:
-        team: the orchestrator that makes it.
+        team: as the orchestrator sees it that makes it.
         query: which nodes will do.
         params: the input.
         deadline: on our own clock; for everything.
@@ -44,7 +44,7 @@ class Call:
         strikes: the nodes that were gone before they answered.
     """
 
-    team: Orchestrator
+    team: TeamView
     query: Query
     params: Mapping[str, Any]
     deadline: float

@@ -21,8 +21,8 @@ from roster.orchestrator.patience import Patience
 from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
-    from roster.orchestrator.orchestrator import Orchestrator
     from roster.orchestrator.query import Query
+    from roster.orchestrator.teamview import TeamView
 
 logger = logging.getLogger("roster.orchestrator")
 
@@ -44,7 +44,7 @@ class Inquiries:
         now: the clock that decides.
     """
 
-    def __init__(self, team: Orchestrator, now: Callable[[], float] = boottime) -> None:
+    def __init__(self, team: TeamView, now: Callable[[], float] = boottime) -> None:
         self._team = team
         self._now = now
         self.asked = 0

@@ -39,7 +39,7 @@ from roster.routing.strategies import rendezvous
 if TYPE_CHECKING:
     from roster.orchestrator.call import Call
     from roster.orchestrator.candidates import Candidates
-    from roster.orchestrator.orchestrator import Orchestrator
+    from roster.orchestrator.teamview import TeamView
 
 logger = logging.getLogger("roster.orchestrator")
 
@@ -66,7 +66,7 @@ class Keys:
     """
 
     def __init__(
-        self, team: Orchestrator, window: float | None = None, now: Callable[[], float] = boottime
+        self, team: TeamView, window: float | None = None, now: Callable[[], float] = boottime
     ) -> None:
         self.team = team
         self.window = answers_window(window)

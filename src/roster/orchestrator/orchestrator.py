@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from roster._clock import boottime
 from roster._connecting import Connecting
 from roster.bus import open_bus
 from roster.bus.base import Bus, OutlivesCallers
-from roster.bus.context import current_command
-from roster.bus.keys import caller_namespace, caller_source
-from roster.errors import CallError, Code, ConfigError, DeliveryError, PassedOver
+from roster.errors import CallError, ConfigError, PassedOver
 from roster.orchestrator import letters
 from roster.orchestrator.answers import CallAnswer, NodeAnswer, StreamEvent
-from roster.orchestrator.budget import RetryBudget
 from roster.orchestrator.call import Call
-from roster.orchestrator.contracts import Contracts
 from roster.orchestrator.control import Control, addressed
-from roster.orchestrator.inquiries import Inquiries
-from roster.orchestrator.keyed import KeyedCall, Keys
+from roster.orchestrator.keyed import KeyedCall
 from roster.orchestrator.orphans import Orphans
 from roster.orchestrator.query import Query, SelectorLike
-from roster.orchestrator.suspects import Suspects
-from roster.orchestrator.vigil import Vigil
-from roster.orchestrator.waiting import WaitingRoom
+from roster.orchestrator.teamview import TeamView
 from roster.passport import VersionRange
-from roster.registry import NodeEvent, NodeRecord, Registry
-from roster.routing import Router
+from roster.registry import NodeRecord, Registry
 
 if TYPE_CHECKING:
     from roster.orchestrator.runs.cardfiles import CardLike
@@ -39,7 +30,6 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 30.0
 CONTROL_TIMEOUT = 10.0
-SYNC_DEADLINE = 30.0
 _STREAM_KEPT = 1000
 
 OnBusy = Literal["wait", "fail"]
@@ -47,6 +37,11 @@ OnBusy = Literal["wait", "fail"]
 
 class Orchestrator:
     """The caller's side. Made by `Orchestrator.connect`; it belongs to the loop that opened it.
+
+    Attributes:
+        registry: where its nodes are.
+        bus: how it reaches them.
+        team: what it knows of them.
 
     Example:
         >>> async with Orchestrator.connect() as orchestrator:
@@ -64,26 +59,11 @@ class Orchestrator:
     ) -> None:
         self.registry = registry
         self.bus = bus
-        self.rng = random.Random()  # noqa: S311 - spreads load, keeps no secret
-        self.router = Router(strategy=strategy, rng=self.rng)
-        self.budget = RetryBudget()
-        self.contracts = Contracts()
-        self.waiting = WaitingRoom()
-        self.inquiries = Inquiries(self)
-        self.suspects = Suspects(self.router)
-        self.source = caller_source("orchestrator", caller_namespace(namespace))
-        self._namespace = namespace
-        self.keys = Keys(self)
-        self.vigil = Vigil(self)
-        self._nodes: dict[str, NodeRecord] = {}
+        self.team = TeamView(registry, bus, strategy=strategy, namespace=namespace)
         if isinstance(bus, OutlivesCallers):
             bus.on_orphan = Orphans(self).see_to
         self._runs: Runs | None = None
         self._runs_url = runs_url
-        self._ready = False
-        self._starting = asyncio.Lock()
-        self._remove_listener: Callable[[], None] | None = None
-        self.closed = False
 
     @staticmethod
     def connect(
@@ -227,11 +207,10 @@ class Orchestrator:
         )
         if not 0 <= priority <= 9:
             raise ConfigError(f"priority is 0 to 9, not {priority}")
-        deadline = self._deadline(timeout)
-        if not self._ready or self.closed:
-            await self._start()
+        deadline = self.team.deadline(timeout)
+        await self.team.start()
         call = Call(
-            self,
+            self.team,
             query,
             params if params is not None else {},
             deadline,
@@ -241,15 +220,8 @@ class Orchestrator:
             on_progress,
         )
         if idempotency_key is not None:
-            call.keyed = KeyedCall(call, idempotency_key, self.source_here())
+            call.keyed = KeyedCall(call, idempotency_key, self.team.source_here())
         return call
-
-    def source_here(self) -> str:
-        """Return who calls: inside a handler its node's namespace does, unless the orchestrator was given one."""
-        handling = current_command.get() if self._namespace is None else None
-        if handling is None:
-            return self.source
-        return f"/{handling.node.partition('/')[0]}/{self.source.split('/', 2)[2]}"
 
     async def call_all(
         self,
@@ -270,8 +242,7 @@ class Orchestrator:
         Raises:
             NoCapableNodesError: nobody can do it.
         """
-        if not self._ready:
-            await self._start()
+        await self.team.start()
         query = Query.of(capability, selector=selector, version=version, namespace=namespace)
         nodes = await self.registry.find_by_capability(
             capability, selector=query.selector, version=query.version, namespace=namespace
@@ -458,7 +429,7 @@ class Orchestrator:
                 on_answer(answer)
             return answer
 
-        async with Control(self.registry, self.bus, self.source) as control:
+        async with Control(self.registry, self.bus, self.team.source) as control:
             return list(await asyncio.gather(*(one(node) for node in found)))
 
     # -- looking --------------------------------------------------------------------------------------------------
@@ -479,8 +450,7 @@ class Orchestrator:
             NoCapableNodesError: nobody can do it.
             AllNodesBusyError: those who can have no room.
         """
-        if not self._ready:
-            await self._start()
+        await self.team.start()
         query = Query.of(
             capability,
             selector=selector,
@@ -489,7 +459,7 @@ class Orchestrator:
             strategy=strategy,
             sticky_key=sticky_key,
         )
-        return self.refuse(query)
+        return self.team.refuse(query)
 
     async def explain(
         self,
@@ -500,71 +470,13 @@ class Orchestrator:
         namespace: str | None = None,
     ) -> list[PassedOver]:
         """Return every node that has the capability, with exactly one reason each why it would be chosen or not."""
-        if not self._ready:
-            await self._start()
+        await self.team.start()
         query = Query.of(capability, selector=selector, version=version, namespace=namespace)
-        return self.rows(query)
-
-    # -- what its calls ask ---------------------------------------------------------------------------------------
-
-    def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord | None:
-        """Return a node for a query, None if nobody can or nobody has room: cheap, and says nothing of why."""
-        chosen = self.router.choose(
-            query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
-            strategy=query.strategy,
-            sticky_key=query.sticky_key,
-            exclude=exclude,
-        )
-        return cast("NodeRecord | None", chosen)  # it knows no other nodes than those `_on_event` gave it
-
-    def refuse(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord:
-        """Do as `choose`, and raise where that returns None.
-
-        Raises:
-            NoCapableNodesError: nobody can do it; with the table of why.
-            AllNodesBusyError: those who can have no room; with the table of why.
-        """
-        chosen = self.router.pick(
-            query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
-            strategy=query.strategy,
-            sticky_key=query.sticky_key,
-            exclude=exclude,
-        )
-        return cast("NodeRecord", chosen)
-
-    def rows(self, query: Query, exclude: Collection[str] = ()) -> list[PassedOver]:
-        """Return the table of a query: every node that has the capability, with one reason each."""
-        return self.router.explain(
-            query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
-            exclude=exclude,
-        )
+        return self.team.rows(query)
 
     def node(self, key: str) -> NodeRecord | None:
         """Return a node from the local copy by `namespace/name`."""
-        return self._nodes.get(key)
-
-    def nodes_with(self, capability: str) -> list[NodeRecord]:
-        """Return the nodes of the local copy that have a capability, dead ones included."""
-        return [node for node in self._nodes.values() if node.passport.capability(capability) is not None]
-
-    def room(self, node: NodeRecord) -> None:
-        """A node may have room: wake as many calls that wait for one of its capabilities as it takes."""
-        if self.waiting:
-            load = self.router.load(node.key)
-            spare = 1 if load is None else max(1, load.capacity - load.active)
-            for capability in node.capabilities:
-                self.waiting.wake(capability, spare)
-        if self.keys.waiting:
-            self.keys.room(node.key)
+        return self.team.node(key)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -574,68 +486,15 @@ class Orchestrator:
         Raises:
             StoreError: the registry cannot be read.
         """
-        await self._start()
-
-    async def _start(self) -> None:
-        if self.closed:
-            raise ConfigError("this orchestrator is closed")
-        async with self._starting:
-            if self._ready:
-                return
-            await asyncio.wait_for(self.registry.synced(), SYNC_DEADLINE)
-            self._remove_listener = self.registry.informer.add_listener(self._on_event)
-            self._ready = True
-
-    def _on_event(self, event: NodeEvent) -> None:
-        """Keep the router's picture: called by the informer, in order, for each change."""
-        record = event.record
-        key = f"{event.namespace}/{event.name}"
-        if event.type == "removed" or record is None:
-            self._nodes.pop(key, None)
-            self.suspects.forget(key)
-            self.router.remove(key)
-            self.keys.gone(key)
-            self.vigil.node_gone(key, None, left=True)
-            return
-        before = self._nodes.get(key)
-        if before is not None and (record.uid != before.uid or record.state == "offline"):
-            self.vigil.node_gone(key, record.uid if record.state != "offline" else None)
-        self._nodes[key] = record
-        self.keys.seen(before, record)
-        self.suspects.seen(key, record.uid)
-        self.router.update(record)
-        if record.state in ("ready", "busy"):
-            for capability in record.capabilities:
-                self.waiting.wake(capability, record.capacity)
-
-    def _deadline(self, timeout: float) -> float:
-        """Return the deadline: never later than that of the command being handled here."""
-        deadline = boottime() + timeout
-        handling = current_command.get()
-        if handling is not None and handling.deadline is not None:
-            return min(deadline, handling.deadline)
-        return deadline
+        await self.team.start()
 
     async def close(self) -> None:
         """Close bus and registry. The commands of calls that are still open are taken back, and the calls fail."""
-        if self.closed:
+        if self.team.closed:
             return
         if self._runs is not None:
             await self._runs.close()
-        self.closed = True
-        if self._remove_listener is not None:
-            self._remove_listener()
-        self.suspects.close()
-        self.inquiries.close()
-        self.vigil.end_all(
-            lambda outstanding: DeliveryError(
-                "the orchestrator was closed, and took the command back",
-                code=Code.CANCELLED,
-                outcome=outstanding.known,
-                retryable=False,
-            )
-        )
-        self.vigil.close()
+        self.team.close()
         try:
             await self.bus.close()
         finally:

@@ -28,8 +28,8 @@ class Orphans:
     key the node keeps it for the caller that comes back and repeats its call.
     """
 
-    def __init__(self, team: Orchestrator) -> None:
-        self._team = team
+    def __init__(self, orchestrator: Orchestrator) -> None:
+        self._orchestrator = orchestrator
 
     async def see_to(self, message: Message, outcome: Outcome) -> None:
         """Have an orphan done, or bury it; return when that has happened.
@@ -51,7 +51,9 @@ class Orphans:
     async def _send_on(self, message: Message, capability: str, params: Mapping[str, Any]) -> None:
         timeout = min(_TIMEOUT if message.timeout is None else message.timeout, _LONGEST)
         try:
-            call = await self._team.prepare(capability, params, timeout=timeout, priority=message.priority)
+            call = await self._orchestrator.prepare(
+                capability, params, timeout=timeout, priority=message.priority
+            )
             if message.key:
                 call.keyed = KeyedCall(call, message.key, message.source)
             await call.run()
@@ -72,11 +74,11 @@ class Orphans:
             )
 
     def _must_not_run_twice(self, capability: str) -> bool:
-        team = self._team
+        team = self._orchestrator.team
         return any(
             team.contracts.of(node, capability).idempotent is False for node in team.nodes_with(capability)
         )
 
     async def _bury(self, message: Message, reason: str) -> None:
         logger.warning("%s", reason, extra={"command": message.id})
-        await self._team.bus.bury(message, reason)
+        await self._orchestrator.bus.bury(message, reason)

@@ -23,7 +23,7 @@ from roster.registry import NodeRecord
 
 if TYPE_CHECKING:
     from roster.orchestrator.contracts import Contract
-    from roster.orchestrator.orchestrator import Orchestrator
+    from roster.orchestrator.teamview import TeamView
     from roster.orchestrator.tries import Tries
 
 logger = logging.getLogger("roster.orchestrator")
@@ -79,7 +79,7 @@ class Outstanding:
 class Vigil:
     """All outstanding commands of one orchestrator."""
 
-    def __init__(self, team: Orchestrator, now: Callable[[], float] = boottime) -> None:
+    def __init__(self, team: TeamView, now: Callable[[], float] = boottime) -> None:
         self._team = team
         self._now = now
         self._open: dict[Outstanding, None] = {}

@@ -341,4 +341,4 @@ class Team:
         """Have the orchestrator ping a node now rather than when a command of it is overdue."""
         record = self.orchestrator.node(key)
         if record is not None and record.state != "offline":
-            await self.orchestrator.vigil.ask(record)
+            await self.orchestrator.team.vigil.ask(record)

@@ -103,7 +103,7 @@ async def staged(
     try:
         async with node:
             await orchestrator.start()
-            await eventually(lambda: orchestrator.nodes_with(only[0]))
+            await eventually(lambda: orchestrator.team.nodes_with(only[0]))
             yield stage
     finally:
         for gate in stage.gates.values():

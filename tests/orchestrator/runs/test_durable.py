@@ -114,7 +114,7 @@ async def test_an_answer_that_nobody_heard_is_kept_and_found(
     await eventually(lambda: stage.count("hold"), 60)
     first.send_signal(signal.SIGSTOP)
     stage.gates["gate"].set()
-    load = stage.orchestrator.router.load
+    load = stage.orchestrator.team.router.load
     await eventually(lambda: (at := load("default/actor-001")) is not None and at.active == 0, 60)
     first.kill()
     first.wait()

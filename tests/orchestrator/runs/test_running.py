@@ -497,7 +497,7 @@ async def test_a_cancelled_run_stops_what_is_done_for_it(stage: Stage) -> None:
     # The node is told to stop: it is idle again although nobody opened the gate.
     node = stage.orchestrator.node("default/actor-001")
     assert node is not None
-    await eventually(lambda: the(stage.orchestrator.router.load("default/actor-001")).active == 0, 30)
+    await eventually(lambda: the(stage.orchestrator.team.router.load("default/actor-001")).active == 0, 30)
     with pytest.raises(RunConflictError, match="cannot be cancelled: it is cancelled"):
         await runs.cancel(run)
 

@@ -270,5 +270,5 @@ def _command(number: int, topic: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _active(orchestrator: Orchestrator, name: str) -> int:
-    load = orchestrator.router.load(f"demo/{name}")
+    load = orchestrator.team.router.load(f"demo/{name}")
     return load.active if load is not None else 0

@@ -296,7 +296,7 @@ class DurableWorld:
                 strategy=step.strategy,
                 sticky_key=self._run if step.strategy == "sticky" else None,
             )
-            source = self._executor.orchestrator.source_here()
+            source = self._executor.orchestrator.team.source_here()
             home = self._homes.pop(place.key, None)
             call.keyed = HomedCall(
                 call,
@@ -337,7 +337,7 @@ class DurableWorld:
         if self._waited_for.get(place.key) != error.summary:  # a word each second would wear the disk out
             self._waited_for[place.key] = error.summary
             self._note_wait(place, "node", {"message": error.summary[:2000]}, deadline)
-        room = self._executor.orchestrator.waiting
+        room = self._executor.orchestrator.team.waiting
         left = max(0.0, deadline - time.time())
         await room.wait(step.action, room.place(0), min(left, _LOOK_SECONDS))
 

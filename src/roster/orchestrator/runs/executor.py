@@ -401,7 +401,7 @@ class Executor:
         message = Message.event(
             f"process.{what}",
             {**data, "executor": self.id, "at": time.time()},
-            source=self.orchestrator.source,
+            source=self.orchestrator.team.source,
         )
         if self._events.full():
             self._events.get_nowait()
