@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -56,6 +58,26 @@ class Certificates:
         self.ca.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM))
         self.server = self.issue("server", names=("localhost",), addresses=("127.0.0.1", "::1"))
         self.client = self.issue("client")
+
+    def connect(self, host: str, port: int, *, timeout: float) -> ssl.SSLSocket:
+        """Return a connection to a server with TLS, made with the client's certificate.
+
+        Args:
+            host: an address that the server's certificate is good for.
+            port: where it listens.
+            timeout: seconds for connecting, and for each read.
+
+        Raises:
+            OSError: nobody listens there, or TLS failed.
+        """
+        context = ssl.create_default_context(cafile=self.ca)
+        context.load_cert_chain(self.client.cert, self.client.key)
+        plain = socket.create_connection((host, port), timeout)
+        try:
+            return context.wrap_socket(plain, server_hostname=host)
+        except BaseException:
+            plain.close()
+            raise
 
     def issue(
         self, common_name: str, *, names: tuple[str, ...] = (), addresses: tuple[str, ...] = (), days: int = 1

@@ -185,9 +185,14 @@ class RabbitMQ(Server):
 
     def answers(self) -> bool:
         with socket.create_connection((LOOPBACK, self.ports["amqp"]), timeout=2) as connection:
-            connection.sendall(_GREETING)
-            # A method frame of channel 0: Connection.Start. Nothing is listened for before the definitions are loaded.
-            return connection.recv(3) == b"\x01\x00\x00"
+            # Nothing is listened for before the definitions are loaded.
+            if not _greets(connection):
+                return False
+        if self.tls is None:
+            return True
+        # The port for TLS is opened after the other one.
+        with self.tls.connect(LOOPBACK, self.ports["amqps"], timeout=2) as connection:
+            return _greets(connection)
 
     def settle(self) -> None:
         """Return when the broker has started to the end: it lets clients in some moments sooner, and rabbitmqctl later."""
@@ -288,6 +293,12 @@ class _Epmd(Server):
     def answers(self) -> bool:
         with socket.create_connection((LOOPBACK, self.ports["epmd"]), timeout=2):
             return True
+
+
+def _greets(connection: socket.socket) -> bool:
+    connection.sendall(_GREETING)
+    # A method frame of channel 0: Connection.Start.
+    return connection.recv(3) == b"\x01\x00\x00"
 
 
 def _hashed(password: str) -> str:

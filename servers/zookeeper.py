@@ -113,7 +113,10 @@ class ZooKeeper(Server):
 
     def answers(self) -> bool:
         # What is asked while it comes up may never be answered.
-        return "Mode: standalone" in self.ask("srvr", timeout=0.5)
+        if "Mode: standalone" not in self.ask("srvr", timeout=0.5):
+            return False
+        # The port for TLS is opened after the other one serves.
+        return self.tls is None or "Mode: standalone" in self._ask_secure(self.tls, "srvr", timeout=2)
 
     def ask(self, word: str, *, timeout: float = 2.0) -> str:
         """Send one of the four-letter words, such as `mntr`, and return the answer.
@@ -122,5 +125,13 @@ class ZooKeeper(Server):
             OSError: the server does not answer.
         """
         with socket.create_connection((LOOPBACK, self.ports["client"]), timeout) as connection:
-            connection.sendall(word.encode())
-            return b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")
+            return _say(connection, word)
+
+    def _ask_secure(self, tls: Certificates, word: str, *, timeout: float) -> str:
+        with tls.connect(LOOPBACK, self.ports["secure"], timeout=timeout) as connection:
+            return _say(connection, word)
+
+
+def _say(connection: socket.socket, word: str) -> str:
+    connection.sendall(word.encode())
+    return b"".join(iter(lambda: connection.recv(65536), b"")).decode(errors="replace")

@@ -26,6 +26,7 @@ from servers import (
     Consul,
     Etcd,
     EtcdCluster,
+    RabbitMQ,
     Server,
     ServerError,
     ServerMissingError,
@@ -70,6 +71,21 @@ def get(server: Server) -> str:
     assert isinstance(server, ZooKeeper)
     with zookeeper(server) as client:
         return str(client.get("/kept")[0].decode()) if client.exists("/kept") else ""
+
+
+def closed_at_first(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the first two connections with TLS refused; return the ports that are asked for."""
+    asked: list[int] = []
+    connect = Certificates.connect
+
+    def refused_at_first(self: Certificates, host: str, port: int, *, timeout: float) -> ssl.SSLSocket:
+        asked.append(port)
+        if len(asked) <= 2:
+            raise ConnectionRefusedError
+        return connect(self, host, port, timeout=timeout)
+
+    monkeypatch.setattr(Certificates, "connect", refused_at_first)
+    return asked
 
 
 @contextlib.contextmanager
@@ -317,6 +333,26 @@ def test_a_zookeeper_with_tls_takes_only_clients_with_a_certificate(
         context.wrap_socket(plain, server_hostname="localhost") as stranger,
     ):
         stranger.recv(1)  # in TLS 1.3 the refusal comes when one reads
+
+
+def test_a_rabbitmq_whose_port_for_tls_is_not_open_yet_is_not_ready(
+    start_rabbitmq: Callable[..., RabbitMQ], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens that port some moments after the other one."""
+    server = start_rabbitmq(tls=Certificates(tmp_path / "tls"), client_certificates=True)
+    asked = closed_at_first(monkeypatch)
+    server.wait_ready()
+    assert asked[:3] == [server.ports["amqps"]] * 3
+
+
+def test_a_zookeeper_whose_port_for_tls_is_not_open_yet_is_not_ready(
+    start_zookeeper: Callable[..., ZooKeeper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens that port some moments after the other one serves."""
+    server = start_zookeeper(fsync=False, tls=Certificates(tmp_path / "tls"), client_certificates=True)
+    asked = closed_at_first(monkeypatch)
+    server.wait_ready()
+    assert asked[:3] == [server.ports["secure"]] * 3
 
 
 def test_an_engine_that_nobody_found_is_named_with_what_to_do(
