@@ -140,6 +140,8 @@ class Etcd(Server):
             ServerError: it failed; the text is its last line.
         """
         command = [programs("etcd")["etcdctl"], f"--endpoints={self.endpoint}"]
+        # Of itself it gives a login 2 s and a command 5 s, which is short on a busy machine.
+        command += [f"--dial-timeout={_CTL_TIMEOUT}s", f"--command-timeout={_CTL_TIMEOUT}s"]
         if self.tls:
             command += [f"--cacert={self.tls.ca}"]
         if self.tls and self.client_certificates:
