@@ -62,16 +62,16 @@ async def test_a_member_that_froze_is_left_for_another(start_etcd_cluster: Start
     frozen = next(member for member in cluster.members if member is not leader)
     others = [member.address for member in cluster.members if member is not frozen]
     for _ in range(4):  # which member is asked first is chance
-        async with open_store(f"etcd://{frozen.address},{','.join(others)}/?timeout=2") as store:
+        async with open_store(f"etcd://{frozen.address},{','.join(others)}/?timeout=6") as store:
             frozen.freeze()
             try:
                 began = boottime()
                 await store.put("/a", b"1")
-                assert boottime() - began < 2
+                assert boottime() - began < 6
                 began = boottime()
                 for _ in range(50):
                     await store.get("/a")
-                assert boottime() - began < 1
+                assert boottime() - began < 3  # half the time-out: to ask the frozen one once takes that
             finally:
                 frozen.thaw()
 
