@@ -88,7 +88,7 @@ async def test_a_process_frozen_for_longer_than_its_ttl_registers_again_under_a_
     first = (await agent.hear("registered"))["uid"]
     await registry.get("writer-001")
     agent.signal(signal.SIGSTOP)
-    await eventually(lambda: state(registry) == "offline", 5)
+    await eventually(lambda: state(registry) == "offline")
     agent.signal(signal.SIGCONT)
     # Whoever says it first: its own clock, or the store whose answer it was waiting for when it was frozen.
     why = (await agent.hear("lost"))["why"]
@@ -110,7 +110,7 @@ async def test_a_process_killed_and_started_again_at_once_does_not_wait_for_its_
     began = boottime()
     second = await start(ttl=600.0)
     said = await second.hear("registered")
-    assert boottime() - began < 5
+    assert boottime() - began < 60
     assert said["uid"] != uid
     await eventually(lambda: (r := registry.informer.get("default/writer-001")) and r.uid == said["uid"])
     assert state(registry) == "ready"
@@ -123,7 +123,7 @@ async def test_a_killed_process_is_listed_as_offline_for_its_retention_and_then_
     await agent.hear("registered")
     await registry.get("writer-001")
     agent.signal(signal.SIGKILL)
-    await eventually(lambda: state(registry) == "offline", 3)
+    await eventually(lambda: state(registry) == "offline")
     await eventually(lambda: state(registry) is None, 10)
 
 
@@ -159,7 +159,7 @@ async def test_a_process_frozen_while_another_took_its_name_does_not_take_it_bac
     await agent.hear("registered")
     record = await registry.get("writer-001")
     agent.signal(signal.SIGSTOP)
-    await eventually(lambda: state(registry) == "offline", 5)
+    await eventually(lambda: state(registry) == "offline")
     async with await registry.register(record.passport) as mine:
         agent.signal(signal.SIGCONT)
         await agent.hear("lost")

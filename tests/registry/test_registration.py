@@ -140,13 +140,13 @@ async def test_fifty_who_race_for_one_name_get_it_exactly_once(open_registry: Op
 @each_engine
 async def test_takeover_replaces_the_holder_which_ends_and_does_not_fight_back(open_registry: Open) -> None:
     first, second = await open_registry(), await open_registry()
-    old = await first.register(WRITER, ttl=1)
+    old = await first.register(WRITER, ttl=3)
     lost: list[str] = []
     displaced: list[NameConflictError] = []
     old.on_lost, old.on_displaced = lost.append, displaced.append
     new = await second.register(WRITER, takeover=True)
     with pytest.raises(NameConflictError, match="taken over"):
-        await asyncio.wait_for(old.wait_ended(), 5)
+        await asyncio.wait_for(old.wait_ended(), 20)
     assert old.state == "offline"
     assert len(lost) == len(displaced) == 1
     assert displaced[0] is old.error
@@ -182,7 +182,7 @@ async def test_a_dead_local_holder_is_replaced_at_once(registry: Registry) -> No
 async def test_a_holder_that_may_be_dead_is_waited_for_until_its_lease_ends(registry: Registry) -> None:
     await hold_from_elsewhere(registry, ttl=1)
     waits: list[str] = []
-    registration = await asyncio.wait_for(registry.register(WRITER, on_wait=waits.append), 5)
+    registration = await asyncio.wait_for(registry.register(WRITER, on_wait=waits.append), 20)
     assert (await status(registry)).uid == registration.uid
     (sentence,) = waits
     assert "host elsewhere pid 4711" in sentence
@@ -228,13 +228,13 @@ async def test_contenders_for_a_dead_remote_holders_name_do_not_take_each_other_
 @each_engine
 async def test_a_node_whose_lease_the_store_ended_registers_again_by_itself(open_registry: Open) -> None:
     here, there = await open_registry(), await open_registry()
-    registration = await here.register(WRITER, ttl=1)
+    registration = await here.register(WRITER, ttl=3)
     uid = registration.uid
     lost: list[str] = []
     back: list[str] = []
     registration.on_lost, registration.on_registered = lost.append, back.append
     await there.store.delete(STATUS)
-    await eventually(lambda: back, 5)
+    await eventually(lambda: back)
     assert back == [registration.uid] != [uid]
     assert len(lost) == 1
     assert not registration.lost
@@ -246,17 +246,17 @@ async def test_a_store_that_shows_a_former_life_again_does_not_cost_the_node_its
     open_registry: Open,
 ) -> None:
     here, there = await open_registry(), await open_registry()
-    registration = await here.register(WRITER, ttl=1)
+    registration = await here.register(WRITER, ttl=3)
     first = registration.uid
     lives: list[str] = []
     registration.on_registered = lives.append
     backup = [await there.store.get(key) for key in (NODE, STATUS)]
     registration.lose("for the test")
-    await eventually(lambda: lives, 5)
+    await eventually(lambda: lives)
     lease = await there.store.grant(60)
     await there.store.transact([], [Put(entry.key, entry.value, lease.id) for entry in backup if entry])
     assert (await status(there)).uid == first
-    await eventually(lambda: len(lives) == 2, 5)
+    await eventually(lambda: len(lives) == 2)
     assert registration.error is None
     assert (await status(there)).uid == registration.uid == lives[-1] not in (first, lives[0])
     await there.store.transact([], [Put(entry.key, entry.value, lease.id) for entry in backup if entry])

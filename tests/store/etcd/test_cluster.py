@@ -122,7 +122,7 @@ async def test_a_member_that_lost_the_others_ends_its_watch_and_is_not_asked(
         for attempt in (store.get("/a"), store.put("/a", b"2")):
             with pytest.raises(StoreUnavailableError, match=r"no leader|no answer"):
                 await attempt
-        assert boottime() - began < 3
+        assert boottime() - began < 8
         for member in others:
             member.launch()
         await eventually(lambda: store.put("/a", b"3"))

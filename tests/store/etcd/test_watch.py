@@ -70,12 +70,12 @@ async def test_a_frozen_server_is_noticed_by_a_watch_and_by_requests(start_etcd:
             began = boottime()
             with pytest.raises(StoreUnavailableError, match="out of reach"):
                 await store.get("/a")
-            assert boottime() - began < 2.5
+            assert boottime() - began < 6
             with pytest.raises(StoreUnavailableError, match="no answer"):
                 await store.put("/a", b"unheard")
             with pytest.raises(StoreUnavailableError, match="the watch broke"):
                 await read_to_the_end(batches)
-            assert boottime() - began < 15
+            assert boottime() - began < 30
         server.thaw()
         await eventually(lambda: store.get("/a"))
 
