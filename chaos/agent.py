@@ -83,12 +83,18 @@ class Behaviours:
         await asyncio.sleep(seconds)
         raise RemoteError(f"{context.node} is out of order", retryable=True)
 
+    async def interrupted(self, command: str, seconds: float, context: Context) -> dict[str, str]:
+        """Raise what Ctrl-C raises, which ends the loop."""
+        self._note(what="start", command=command, node=context.node)
+        await asyncio.sleep(seconds)
+        raise KeyboardInterrupt
+
     def _end(self, command: str, context: Context) -> dict[str, str]:
         self._note(what="end", command=command, node=context.node)
         return {"command": command, "node": context.node}
 
 
-BEHAVIOURS = ("work", "eager", "plain", "block", "stuck", "deadly", "failing")
+BEHAVIOURS = ("work", "eager", "plain", "block", "stuck", "deadly", "failing", "interrupted")
 
 
 def main() -> None:

@@ -102,3 +102,42 @@ async def test_when_half_of_the_nodes_fail_every_call_is_answered(urls: Urls) ->
         answers = [await orchestrator.call("work", timeout=10) for _ in range(100)]
     assert set(answers) == {"n1", "n3"}
     assert counts["n0"] + counts["n2"] < 50, "those that fail are left out after a few failures"
+
+
+class UnspeakableError(Exception):
+    """An exception whose own text fails, such as one that formats a field which was never set."""
+
+    def __str__(self) -> str:
+        raise LookupError("never set")
+
+
+async def test_an_exception_that_cannot_be_read_is_an_answer_all_the_same_and_frees_its_slot(
+    urls: Urls,
+) -> None:
+    async def work() -> None:
+        raise UnspeakableError
+
+    def plain() -> None:
+        raise UnspeakableError
+
+    async def nested() -> None:
+        raise RemoteError(UnspeakableError())  # type: ignore[arg-type]  # the mistake asked about
+
+    handlers: dict[str, Handler] = {"work": work, "plain": plain, "nested": nested, "well": lambda: "well"}
+    async with serving(urls, {"one": handlers}, at_once=1) as orchestrator:
+        for capability in ("work", "plain", "nested"):
+            for key in ("", f"key-{capability}"):
+                with pytest.raises(RemoteError, match=r"__str__ raised LookupError"):
+                    await orchestrator.call(capability, timeout=10, idempotency_key=key or None)
+                assert await orchestrator.call("well", timeout=10) == "well"
+
+
+async def test_a_handler_that_interrupts_its_process_is_told_of_before_that_ends(urls: Urls) -> None:
+    async with scene(urls, ["a1"], ttl=30.0, capabilities=["interrupted"]) as (agents, orchestrator):
+        with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+            await orchestrator.call(
+                "interrupted", {"command": "c", "seconds": 0}, namespace="chaos", timeout=10
+            )
+        async with asyncio.timeout(20):
+            assert await agents.processes["a1"].wait() != 0
+        assert agents.effects().started["c"] == 1

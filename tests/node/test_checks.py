@@ -32,7 +32,17 @@ async def test_what_a_check_returns_or_raises_is_what_it_found() -> None:
     async def no() -> bool:
         return False
 
+    class UnreadableError(Exception):
+        def __str__(self) -> str:
+            raise LookupError
+
+    async def unreadable() -> None:
+        raise UnreadableError
+
     assert await look(lambda: True) == ("good", "")
+    verdict, text = await look(unreadable)
+    assert verdict == "failing"
+    assert text.startswith("UnreadableError: (")
     assert await look(lambda: None) == ("good", "")
     assert await look(no) == ("failing", "the check said no")
     assert await look(down) == ("failing", "ConnectionError: the model is away")

@@ -59,7 +59,7 @@ def error_data(error: BaseException) -> dict[str, Any]:
         if isinstance(error, asyncio.CancelledError):
             error = CallCancelledError("the work was cancelled")
         else:
-            error = RemoteError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            error = RemoteError(named(error))
     data: dict[str, Any] = {
         "code": str(error.code),
         "message": _text(error.args[0]) if error.args else "",
@@ -99,7 +99,21 @@ def _seconds(value: Any, otherwise: float) -> float:
 
 def _text(value: object) -> str:
     """Return what an exception says, such that it can travel: file names may hold half characters."""
-    return str(value)[:MAX_TEXT].encode("utf-8", "replace").decode()
+    return _said(value)[:MAX_TEXT].encode("utf-8", "replace").decode()
+
+
+def named(error: BaseException) -> str:
+    """Return an exception's type and what it says."""
+    text = _said(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _said(value: object) -> str:
+    """Return what an exception says of itself. Its `__str__` is anybody's code: that it fails keeps no answer back."""
+    try:
+        return str(value)
+    except Exception as broken:  # noqa: BLE001 - whatever a stranger's __str__ raises
+        return f"(what it says cannot be read: its __str__ raised {type(broken).__name__})"
 
 
 def _attempts(value: Any) -> list[Attempt]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from roster.bus.failure import named
 from roster.errors import ConfigError
 from roster.node.threads import Threads
 
@@ -103,7 +104,7 @@ def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None
 
 
 def _say(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:_MAX_TEXT]
+    return named(error)[:_MAX_TEXT]
 
 
 async def keep_looking(check: Check, threads: Threads, report: Callable[[Check, Finding], None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from roster.bus.context import Handling
+from roster.bus.failure import named
 from roster.errors import (
     CallCancelledError,
     CallError,
@@ -41,8 +42,7 @@ def error_of(raised: BaseException, handler: Handler, key: str) -> CallError:
         exc_info=raised,
         extra={"node": key, "capability": handler.capability.name},
     )
-    text = f"{type(raised).__name__}: {raised}"[:_MAX_ERROR_TEXT]
-    return RemoteError(text, code=Code.UNKNOWN)
+    return RemoteError(named(raised)[:_MAX_ERROR_TEXT], code=Code.UNKNOWN)
 
 
 def failure_of(raised: CallError, handling: Handling) -> CallError:

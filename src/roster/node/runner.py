@@ -106,7 +106,9 @@ class Runner:
         except asyncio.CancelledError as raised:
             self._ended(work, None, raised)
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as raised:
+            # It ends the loop. The node would leave in good order, and wait for this very work.
+            self._ended(work, None, raised)
             raise
         except BaseException as raised:  # noqa: BLE001 - whatever a handler raises is its caller's to hear
             self._ended(work, None, raised)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from roster._loops import Hop
 from roster.bus.base import Delivery
+from roster.bus.failure import named
 from roster.errors import Code
 from roster.node.engine import Engine
 from roster.node.runner import Runner
@@ -151,7 +152,7 @@ class Signals:
             if isinstance(result, Awaitable):
                 result = await result
         except Exception as raised:  # noqa: BLE001 - whatever it raises is the sender's to hear
-            self._io_hop.post(engine.deny, delivery, f"{type(raised).__name__}: {raised}", Code.UNKNOWN)
+            self._io_hop.post(engine.deny, delivery, named(raised), Code.UNKNOWN)
         else:
             self._io_hop.post(
                 engine.confirm, delivery, result if isinstance(result, dict) else {"node": self._key}
