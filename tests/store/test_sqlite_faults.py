@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -457,6 +458,21 @@ async def test_a_locked_file_is_said_after_the_deadline(
         other.execute("ROLLBACK")
     assert await store.get("/a") is None
     assert await store.put("/a", b"")
+
+
+async def test_a_write_that_nobody_can_be_woken_for_is_made_and_said_to_be(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("roster.store.sqlite.wakeups.socket.socket", none_left)
+        await store.put("/a", b"1")
+        lease = await store.grant(30)
+        await store.put("/b", b"2", lease=lease.id)
+        await lease.revoke()
+    assert [entry.key for entry in (await store.list("/")).entries] == ["/a"]
 
 
 async def test_a_client_belongs_to_one_loop(store: Store) -> None:
