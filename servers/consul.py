@@ -137,9 +137,9 @@ class Consul(Server):
             try:
                 self.token = self.api("PUT", "/v1/acl/bootstrap")["SecretID"]
                 break
-            except ServerError as error:
+            except ServerError:
                 # A new leader begins with the access lists of the past, and leaves them a moment after it serves reads.
-                if "legacy mode" not in str(error) or boottime() > until:
+                if boottime() > until:
                     raise
                 time.sleep(_LOOK)
         # Without a token of its own the agent may not tell the catalog of its node and services.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from roster._clock import boottime
 from servers.certificates import Certificates, Pair
 from servers.http import request
 from servers.ports import LOOPBACK
@@ -16,6 +18,8 @@ from servers.process import Server, ServerError, run_program
 from servers.programs import programs
 
 _CTL_TIMEOUT = 30
+# Seconds until a cluster has elected a member, and between two looks.
+_ELECTED_WITHIN, _LOOK = 30.0, 0.02
 
 
 class Etcd(Server):
@@ -246,18 +250,21 @@ class EtcdCluster:
         return self
 
     def leader(self) -> Etcd:
-        """Return the member that leads now.
+        """Return the member that leads, once one does.
 
         Raises:
-            ServerError: none does.
+            ServerError: none does in time.
         """
-        for member in self.members:
-            try:
-                if member.alive and member.metric("etcd_server_is_leader") == 1:
-                    return member
-            except OSError:
-                continue  # this one is down
-        raise ServerError("no member of the etcd cluster leads just now")
+        until = boottime() + _ELECTED_WITHIN
+        while boottime() < until:
+            for member in self.members:
+                try:
+                    if member.alive and member.metric("etcd_server_is_leader") == 1:
+                        return member
+                except OSError:
+                    continue  # this one is down
+            time.sleep(_LOOK)
+        raise ServerError(f"no member of the etcd cluster was elected within {_ELECTED_WITHIN:g} s")
 
     def close(self) -> None:
         """Kill them all."""

@@ -90,7 +90,10 @@ class Postgres(Server):
 
     def answers(self) -> bool:
         ready = [programs("postgres")["pg_isready"], "-q", "-h", LOOPBACK, "-p", str(self.ports["sql"])]
-        return subprocess.run(ready, check=False, timeout=_STOP_SECONDS).returncode == 0
+        try:
+            return subprocess.run(ready, check=False, timeout=_STOP_SECONDS).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def kill(self) -> None:
         """End it at once, frozen or not, as a crash would, its processes too: it has to recover when it is started again."""
