@@ -333,6 +333,13 @@ async def test_a_token_is_asked_for_kept_in_the_tab_and_decides_what_may_be_done
         await expect(page.get_by_role("button", name="Drain")).to_have_count(1)
 
 
+# How wide the page is while it says this of its connection to the gateway, in pixels.
+WIDTH_WITH = """word => {
+  document.querySelector(".connection .state").lastChild.data = word;
+  return document.documentElement.scrollWidth;
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_fits_a_phone_and_is_reached_by_the_keyboard(
     scheme: str, serving: Serving, memory_urls: tuple[str, str], open_page: Open
@@ -357,7 +364,8 @@ async def test_every_page_fits_a_phone_and_is_reached_by_the_keyboard(
         }.items():
             await page.goto(f"{served.url}/{place}")
             await expect(page.locator(ready).first).to_be_visible()
-            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), place
+            for word in ("Live", "Connecting", "Reconnecting"):
+                assert await page.evaluate(WIDTH_WITH, word) <= 375, (place, word)
         await page.goto(f"{served.url}/#/nodes")
         await page.reload()
         await page.keyboard.press("Tab")
