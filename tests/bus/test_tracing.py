@@ -310,7 +310,7 @@ async def test_an_error_is_recorded_by_its_code(
     team: Team, spans: InMemorySpanExporter, how: str, code: str, of_handler: str
 ) -> None:
     with pytest.raises(CallError) as caught:
-        await team.orchestrator.call("fail", {"how": how}, timeout=1.0 if how == "hang" else 20)
+        await team.orchestrator.call("fail", {"how": how}, timeout=3.0 if how == "hang" else 20)
     assert caught.value.code == code
     await eventually(lambda: len(spans.get_finished_spans()) == 3)
     call, publish, handle = (

@@ -212,7 +212,7 @@ async def test_a_deadline_stops_the_handler_and_frees_its_slot_even_if_it_hangs(
 
     async with node, Orchestrator.connect(*urls) as orchestrator:
         with pytest.raises(CallTimeoutError):
-            await orchestrator.call("work", timeout=0.1)
+            await orchestrator.call("work", timeout=2)
         await asyncio.wait_for(stopped.wait(), 5)
         with pytest.raises(CallTimeoutError):
             await orchestrator.call("hang", timeout=0.1)
@@ -263,7 +263,7 @@ async def test_a_plain_function_learns_that_it_was_stopped_when_it_looks(urls: U
 
     async with node, Orchestrator.connect(*urls) as orchestrator:
         with pytest.raises(CallTimeoutError):
-            await orchestrator.call("work", timeout=0.1)
+            await orchestrator.call("work", timeout=2)
         await eventually(seen.is_set)
 
 
@@ -370,8 +370,8 @@ async def test_a_command_for_another_incarnation_is_refused(urls: Urls) -> None:
 
 
 async def test_two_nodes_of_one_name_are_one_too_many_unless_one_takes_over(urls: Urls) -> None:
-    first, second = make(urls, ttl=2), make(urls, ttl=2)
-    third = make(urls, takeover=True, ttl=2)
+    first, second = make(urls, ttl=6), make(urls, ttl=6)
+    third = make(urls, takeover=True, ttl=6)
     for node in (first, second, third):
         node.capability("work")(lambda: "done")
     ended: list[BaseException | None] = []
