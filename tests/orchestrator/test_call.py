@@ -297,14 +297,14 @@ async def test_a_silent_try_is_repeated_elsewhere_only_when_that_is_harmless(url
 
     capability = {"name": "work", "idempotent": True}
     async with team(urls, ("a", stuck("a")), ("b", stuck("b")), capability=capability) as (orchestrator, _):
-        answer = await orchestrator.ask("work", timeout=20, attempt_timeout=0.1)
+        answer = await orchestrator.ask("work", timeout=20, attempt_timeout=2)
         assert len(answer.attempts) == 2
         assert answer.attempts[0].code is Code.DEADLINE_EXCEEDED
     begun.clear()
     capability = {"name": "work", "idempotent": False}
     async with team(urls, ("a", stuck("a")), ("b", stuck("b")), capability=capability) as (orchestrator, _):
         with pytest.raises(CallTimeoutError):
-            await orchestrator.call("work", timeout=20, attempt_timeout=0.1)
+            await orchestrator.call("work", timeout=20, attempt_timeout=2)
     assert begun.total() == 1
 
 
@@ -498,11 +498,14 @@ async def test_what_its_node_stopped_at_the_deadline_is_not_begun_again(
         monkeypatch.setattr(
             orchestrator.team.rng, "uniform", lambda low, high: low
         )  # no pause before another try
-        for done in range(1, 6):
+        for _ in range(5):
+            before = counts.total()
             with pytest.raises(CallTimeoutError):
                 await orchestrator.call("work", timeout=0.3)
             await eventually(lambda: not any(node.active_tasks for node in nodes.values()))
-            assert counts.total() == done
+            # None, if the machine was so busy that the deadline came before the command.
+            assert counts.total() - before <= 1
+        assert counts.total(), "it was never begun"
 
 
 @pytest.mark.parametrize("idempotent", [None, True])
@@ -534,7 +537,7 @@ async def test_nor_is_what_handed_its_work_down_until_the_deadline(
         for name, to in (("c", "d"), ("b", "c"), ("a", "b")):
             last = await enter(name, down(name, to, last))
         with pytest.raises(CallError):
-            await last.call("a", timeout=0.5)
+            await last.call("a", timeout=3)
     assert counts == {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
@@ -554,13 +557,13 @@ async def test_the_time_that_the_bus_takes_to_send_is_taken_off_what_an_answer_h
         send = orchestrator.bus.send
 
         async def slow(*args: Any, **options: Any) -> Exchange:
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1)
             return await send(*args, **options)
 
         monkeypatch.setattr(orchestrator.bus, "send", slow)
         with pytest.raises(CallTimeoutError):
-            await orchestrator.call("work", timeout=1.2)
-    assert max(overdrawn) < 0.3
+            await orchestrator.call("work", timeout=4)
+    assert max(overdrawn) < 0.8
 
 
 async def test_closing_an_orchestrator_fails_its_calls_and_refuses_new_ones(urls: Urls) -> None:

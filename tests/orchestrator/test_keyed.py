@@ -203,7 +203,7 @@ async def test_one_who_joined_leaves_alone_and_the_work_ends_with_the_last(urls:
         callers = [await made.caller() for _ in range(3)]
         calls = [
             asyncio.create_task(caller.call("work", idempotency_key="k", timeout=timeout))
-            for caller, timeout in zip(callers, (20, 20, 0.4), strict=True)
+            for caller, timeout in zip(callers, (20, 20, 3), strict=True)
         ]
         await eventually(lambda: _joined(node) == 3)
         calls[0].cancel()  # the first of all
@@ -232,9 +232,10 @@ async def test_the_work_may_take_as_long_as_the_most_patient_of_those_who_wait(u
     async with team(urls) as made:
         node = await made.add("a", work)
         hasty, patient = await made.caller(), await made.caller()
-        first = asyncio.create_task(hasty.call("work", idempotency_key="k", timeout=0.4))
+        first = asyncio.create_task(hasty.call("work", idempotency_key="k", timeout=3))
         await eventually(lambda: _joined(node) == 1)
         second = asyncio.create_task(patient.call("work", idempotency_key="k", timeout=20))
+        await eventually(lambda: _joined(node) == 2)
         with pytest.raises(CallTimeoutError):
             await first
         go.set()
@@ -796,7 +797,7 @@ async def test_closing_the_node_hands_joined_work_back(urls: Urls) -> None:
     async with team(urls) as made:
         node = await made.add("a", work)
         caller = await made.caller()
-        calls = [asyncio.create_task(caller.call("work", idempotency_key="k", timeout=5)) for _ in range(2)]
+        calls = [asyncio.create_task(caller.call("work", idempotency_key="k", timeout=20)) for _ in range(2)]
         await eventually(lambda: _joined(node) == 2)
         await begun.wait()  # what has not begun is handed back as refused, and goes elsewhere
         await node.stop(grace=0)

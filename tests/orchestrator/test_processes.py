@@ -34,12 +34,12 @@ def _begun(agents: Team, command: str, times: int) -> bool:
 
 async def test_what_a_killed_agent_had_in_hand_is_answered_by_another_at_once() -> None:
     async with (
-        team(None, None, capacity=4) as agents,
+        team(None, None, ttl=30.0, capacity=4) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await asyncio.gather(agents.start("a1"), agents.start("a2"))
         await agents.ready(orchestrator, ["a1", "a2"])
-        load = asyncio.create_task(send(orchestrator, 24, in_flight=6, seconds=0.1))
+        load = asyncio.create_task(send(orchestrator, 24, in_flight=6, seconds=0.6))
         await eventually(lambda: len(running(agents, on="a1")) >= 2)
         await agents.kill("a1")
         outcome = await load
@@ -48,7 +48,7 @@ async def test_what_a_killed_agent_had_in_hand_is_answered_by_another_at_once() 
     assert len(outcome.answers) == 24
     assert outcome.twice == 0
     assert outcome.rerouted
-    assert max(outcome.gaps) < 2.0
+    assert max(outcome.gaps) < 8.0, "long before its lease has ended"
     assert not effects.finished_twice
 
 
@@ -73,7 +73,7 @@ async def test_work_that_must_not_run_twice_is_not_sent_again_after_a_kill() -> 
 
 async def test_what_has_begun_is_never_called_unsent_even_when_nobody_is_left_to_try() -> None:
     async with (
-        team(None, None, ttl=2.0) as agents,
+        team(None, None, ttl=4.0) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await agents.start("a1")
@@ -170,7 +170,7 @@ async def test_an_agent_frozen_for_longer_than_its_ttl_comes_back_by_itself_unde
 async def test_a_rolling_restart_under_load_fails_nothing_and_does_nothing_twice() -> None:
     names = ["a1", "a2", "a3"]
     async with (
-        team(None, None, capacity=4) as agents,
+        team(None, None, ttl=30.0, capacity=4) as agents,
         Orchestrator.connect(agents.registry_url, agents.bus_url) as orchestrator,
     ):
         await asyncio.gather(*(agents.start(name) for name in names))
@@ -213,4 +213,4 @@ async def test_an_agent_that_was_silent_and_answers_again_gets_work_again_though
         assert {answer["node"] for answer in await asyncio.gather(*calls)} == {"chaos/a2"}
         await eventually(suspect)
         agents.thaw("a1")
-        await eventually(lambda: not suspect(), 5)
+        await eventually(lambda: not suspect())
