@@ -34,7 +34,7 @@ def _ask(
 
 
 async def test_what_was_taken_back_from_an_agent_that_stood_still_starts_nowhere_twice(urls: Urls) -> None:
-    ttl = 16.0  # half of it is never reached here: the lease is not in question
+    ttl = 24.0  # half of it is never reached here: the lease is not in question
     safe = {"name": "safe", "idempotent": True}
     async with (
         scene(urls, ["a1"], ttl=ttl, capabilities=[safe], capacity=1) as (agents, orchestrator),
@@ -42,7 +42,7 @@ async def test_what_was_taken_back_from_an_agent_that_stood_still_starts_nowhere
     ):
         # All at once, before the first busy agent is heard of: one runs, two wait in its hands.
         calls = [
-            _ask(caller, f"c{n}", 0.6, "safe") for n, caller in enumerate(await _callers(stack, agents, 3))
+            _ask(caller, f"c{n}", 2, "safe") for n, caller in enumerate(await _callers(stack, agents, 3))
         ]
         await until_hands(orchestrator, "chaos/a1", 1, 2)
         agents.freeze("a1")
@@ -107,11 +107,11 @@ async def test_an_agent_that_stood_still_past_its_lease_has_no_effect_any_more(u
 
 
 async def test_new_work_avoids_a_frozen_agent_and_harmless_work_does_not_wait_for_it(urls: Urls) -> None:
-    ttl = 4.0
+    ttl = 12.0
     kinds = ["work", {"name": "safe", "idempotent": True}]
     async with scene(urls, ["a1"], ttl=ttl, capabilities=kinds, capacity=8) as (agents, orchestrator):
-        caught = _ask(orchestrator, "caught", 0.5)
-        hedged = _ask(orchestrator, "hedged", 0.5, "safe")
+        caught = _ask(orchestrator, "caught", 2)
+        hedged = _ask(orchestrator, "hedged", 2, "safe")
         await until_hands(orchestrator, "chaos/a1", 2, 0)
         agents.freeze("a1")
         frozen = boottime()

@@ -31,7 +31,7 @@ async def test_those_who_lose_their_leases_together_register_again_one_after_the
     delays = sorted(at - began for at in back)
     # Thirty uniform draws from a second lie within 0.4 s of each other once in ten thousand million runs.
     assert delays[-1] - delays[0] > 0.4
-    assert delays[-1] < 3
+    assert delays[-1] < 8
 
 
 async def test_a_flood_of_changes_is_followed_and_never_answered_with_listing_again(

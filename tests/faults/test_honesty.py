@@ -29,7 +29,7 @@ def condition(orchestrator: Orchestrator, key: str, type: str) -> str | None:
 async def test_a_handler_that_blocks_the_loop_for_three_ttls_costs_the_node_its_work_and_not_its_life(
     urls: Urls,
 ) -> None:
-    ttl = 1.6
+    ttl = 4.0
     async with scene(urls, ["a1", "a2"], ttl=ttl, capabilities=["work"], capacity=4) as (
         agents,
         orchestrator,
@@ -63,7 +63,7 @@ async def test_a_handler_that_blocks_the_loop_for_three_ttls_costs_the_node_its_
 async def test_an_agent_that_is_alive_but_deaf_is_not_ready_until_it_is_heard_again(
     tmp_path: Path,
 ) -> None:
-    async with scene((None, None), ["a1"], ttl=2.0) as (agents, orchestrator):
+    async with scene((None, None), ["a1"], ttl=6.0) as (agents, orchestrator):
         uid = orchestrator.node("chaos/a1").uid  # type: ignore[union-attr]  # it is ready
         bus = agents.directory / "bus"
         bus.rename(agents.directory / "aside")
@@ -73,7 +73,7 @@ async def test_an_agent_that_is_alive_but_deaf_is_not_ready_until_it_is_heard_ag
         # A caller that was never connected: the old connections of others may well live on.
         async with Orchestrator.connect(agents.registry_url, f"local://{tmp_path}/other-bus") as stranger:
             with pytest.raises((NoCapableNodesError, AllNodesBusyError), match="draining"):
-                await stranger.call("work", {"command": "c", "seconds": 0}, namespace="chaos", timeout=1)
+                await stranger.call("work", {"command": "c", "seconds": 0}, namespace="chaos", timeout=5)
         bus.unlink()
         await eventually(lambda: state(orchestrator, "chaos/a1") == "ready", 20)
         record = orchestrator.node("chaos/a1")
