@@ -54,7 +54,7 @@ async def test_a_command_whose_caller_and_node_are_killed_is_done_by_another_whe
     ):
         # Whoever has sent to a node hears of what it leaves behind.
         await watcher.call("work", {"command": "first", "seconds": 0}, namespace="chaos")
-        params = {"command": "orphan", "seconds": 4.0}
+        params = {"command": "orphan", "seconds": 8.0}
         call = asyncio.create_task(lost.call("work", params, namespace="chaos", timeout=60))
         await eventually(lambda: agents.effects().started["orphan"] == 1)
         if idempotent is None:
@@ -66,7 +66,7 @@ async def test_a_command_whose_caller_and_node_are_killed_is_done_by_another_whe
         await asyncio.wait({call})
         await agents.kill("a1")
         if idempotent is None:
-            await eventually(lambda: "orphan" in agents.effects().finishers)
+            await eventually(lambda: "orphan" in agents.effects().finishers, 30)
             assert agents.effects().nodes["orphan"] == ["chaos/a1", "chaos/a2"]
             assert await watcher.bus.dead_letters() == []
             return

@@ -34,7 +34,7 @@ async def test_agents_with_a_wrong_and_a_jumping_clock_keep_their_leases_and_do_
 ) -> None:
     jumping = tmp_path / "jumping"
     jumping.write_text("+0\n")
-    async with scene(urls, ["a1"], ttl=3.0, capacity=4) as (agents, orchestrator):
+    async with scene(urls, ["a1"], ttl=6.0, capacity=4) as (agents, orchestrator):
         await agents.start("slow", environment=wrong_clock)
         await agents.start("jumping", environment=clock(str(jumping)))
         await agents.ready(orchestrator, ["slow", "jumping"])
@@ -43,7 +43,7 @@ async def test_agents_with_a_wrong_and_a_jumping_clock_keep_their_leases_and_do_
         jumps = asyncio.create_task(_jump(jumping, ["+1h", "-1h", "+400d", "+0"]))
         try:
             # For longer than a TTL.
-            outcome = await send(orchestrator, 160, in_flight=6, seconds=0.05, rate=40)
+            outcome = await send(orchestrator, 160, in_flight=6, seconds=0.05, rate=24)
         finally:
             jumps.cancel()
         events, effects = witness.end(), agents.effects()
@@ -78,7 +78,7 @@ async def test_a_caller_with_a_wrong_clock_is_answered_and_keeps_its_deadlines(
         async def call(seconds: float) -> tuple[int, float]:
             began = boottime()
             process = await asyncio.create_subprocess_exec(
-                *[sys.executable, "-m", "roster", "call", "work", "-n", "chaos", "--timeout", "1"],
+                *[sys.executable, "-m", "roster", "call", "work", "-n", "chaos", "--timeout", "3"],
                 *["-p", f"command=c{seconds:g}", "-p", f"seconds:={seconds}"],
                 env=variables,
                 stdout=asyncio.subprocess.DEVNULL,

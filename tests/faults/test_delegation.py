@@ -91,7 +91,7 @@ async def test_the_end_of_a_call_is_the_end_of_what_was_called_for_it(
             asyncio.create_task(one.call("leaf", {"who": "neighbour"}, timeout=60)) for one in others[:ahead]
         ]
         await eventually(lambda: len(leaf.begun) == min(ahead, 1))
-        call = asyncio.create_task(caller.call("middle", timeout=1.0 if end == "deadline" else 60))
+        call = asyncio.create_task(caller.call("middle", timeout=3.0 if end == "deadline" else 60))
         await eventually(lambda: middle.begun)
         if ahead == 0:
             await eventually(lambda: leaf.begun == ["middle"])

@@ -65,7 +65,7 @@ async def test_the_third_try_keeps_to_the_nodes_that_the_caller_asked_for() -> N
             await team.add("work", asyncio.Event().wait, labels={"tier": "a"}, namespace="elsewhere"),
         ]
         meant = [await team.add("work", asyncio.Event().wait, labels={"tier": "a"}) for _ in range(2)]
-        call = asyncio.create_task(team.call("work", selector="tier=a", namespace="default", timeout=2))
+        call = asyncio.create_task(team.call("work", selector="tier=a", namespace="default", timeout=6))
         for _ in meant:
             await eventually(lambda: any(not one.ended for one in team.ledger))
             victim = next(one.node for one in team.ledger if not one.ended)
