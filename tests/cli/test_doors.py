@@ -24,7 +24,7 @@ from tests.engines import not_here, store_params
 from servers import Certificates, Consul, Etcd, ServerMissingError, ZooKeeper
 
 # Seconds, `?timeout=` of URLs: of those at which somebody waits for it to pass, and of those that are answered at once.
-TIMEOUT = 2
+TIMEOUT = 4
 AMPLE = 20
 # Seconds. A command takes less than three, eight of them at once on a busy machine ten; what says nothing here does so for
 # longer than this.
