@@ -118,12 +118,9 @@ class Core:
     # -- watching
 
     def call(self, word: bytes) -> None:
-        """Wake whoever listens, if that can be: what was committed stays so, and they look by themselves now and then."""
+        """Wake whoever listens."""
         if self._caller is None:
-            try:
-                self._caller = Caller(self._wake_directory)
-            except OSError:
-                return  # no descriptor is left: the next commit tries again
+            self._caller = Caller(self._wake_directory)
         self._caller.call(word)
 
     def listen(self) -> None:

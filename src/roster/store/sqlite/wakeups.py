@@ -58,15 +58,17 @@ class Caller:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._socket: socket.socket | None = None
 
     def call(self, word: bytes) -> None:
         """Send one byte to each listener; never blocks, never fails: listeners also look by themselves now and then."""
         try:
             names = os.listdir(self._directory)  # noqa: PTH208 - plain names: this runs after every commit
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                self._socket.setblocking(False)
         except OSError:
-            return
+            return  # no directory: nobody listens; no descriptor is left: the next call tries again
         for name in names:
             if not name.startswith("w-"):
                 continue
@@ -85,7 +87,8 @@ class Caller:
             pass  # the dead socket of a killed process stays until somebody may remove it
 
     def close(self) -> None:
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
 
 
 class Listener:
