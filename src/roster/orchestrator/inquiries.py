@@ -113,9 +113,7 @@ class Inquiries:
         self._resting = {key: until for key, until in self._resting.items() if until > now}
         found: dict[str, tuple[bool, float, NodeRecord]] = {}
         for query in self._wanted:
-            filled = team.router.filled(
-                query.capability, version=query.version, selector=query.selector, namespace=query.namespace
-            )
+            filled = team.router.filled(query.capability, **query.where)
             for node, load in filled:
                 self._heard[node.key] = load.seq
                 if (

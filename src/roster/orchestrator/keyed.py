@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from roster._clock import boottime
 from roster.bus import Message
@@ -245,18 +245,13 @@ class KeyedCall:
         self.cut = False
         excluded = set(candidates.excluded())
         query, router = self._call.query, self._call.team.router
-        question: dict[str, Any] = {
-            "version": query.version,
-            "selector": query.selector,
-            "namespace": query.namespace,
-        }
-        ranked = self._ranked(router.candidates(query.capability, **question), excluded)
+        ranked = self._ranked(router.candidates(query.capability, **query.where), excluded)
         before = self._keys.remembered(self._scope)
         for node in ranked if before is not None else ():
             if (node.key, node.uid) == before:
                 return node
         doubtful = self._keys.doubtful(ranked)
-        if resting := router.resting(query.capability, **question):
+        if resting := router.resting(query.capability, **query.where):
             doubtful += self._ranked(resting, excluded)
         if doubtful:
             holder, silent = await self._ask(doubtful)
@@ -265,7 +260,7 @@ class KeyedCall:
             if silent is not None:
                 await self._wait_for_word(silent)
                 return None
-            now = self._ranked(router.candidates(query.capability, **question), excluded)
+            now = self._ranked(router.candidates(query.capability, **query.where), excluded)
             if [node.uid for node in now[:1]] != [node.uid for node in ranked[:1]]:
                 return None  # the first in rank has come, or gone, while the others were asked
         return ranked[0] if ranked else await self._nobody(candidates, excluded)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from roster.passport import Selector, VersionRange
 
 SelectorLike = Selector | str | Mapping[str, Any] | None
+
+
+class Where(TypedDict):
+    """Which of the nodes that have a capability will do, as the router is asked."""
+
+    version: VersionRange | None
+    selector: Selector | None
+    namespace: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +56,8 @@ class Query:
             strategy,
             sticky_key,
         )
+
+    @property
+    def where(self) -> Where:
+        """Which of the nodes with the capability will do."""
+        return {"version": self.version, "selector": self.selector, "namespace": self.namespace}

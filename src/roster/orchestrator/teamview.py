@@ -63,6 +63,7 @@ class TeamView:
 
     def choose(self, query: Query, exclude: Collection[str] = ()) -> NodeRecord | None:
         """Return a node for a query, None if nobody can or nobody has room: cheap, and says nothing of why."""
+        # Spelt out, for each call comes here: `where` would double what this takes.
         chosen = self.router.choose(
             query.capability,
             version=query.version,
@@ -83,9 +84,7 @@ class TeamView:
         """
         chosen = self.router.pick(
             query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
+            **query.where,
             strategy=query.strategy,
             sticky_key=query.sticky_key,
             exclude=exclude,
@@ -96,9 +95,7 @@ class TeamView:
         """Return the table of a query: every node that has the capability, with one reason each."""
         return self.router.explain(
             query.capability,
-            version=query.version,
-            selector=query.selector,
-            namespace=query.namespace,
+            **query.where,
             exclude=exclude,
         )
 
