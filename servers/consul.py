@@ -13,11 +13,11 @@ from roster._clock import boottime
 from servers.certificates import Certificates, Pair
 from servers.http import request
 from servers.ports import LOOPBACK
-from servers.process import Server, ServerError
+from servers.process import LOOK, Server, ServerError
 from servers.programs import programs
 
-# Seconds for a new leader to take up its access lists, and between two looks.
-_ACL_WITHIN, _LOOK = 20.0, 0.02
+# Seconds for a new leader to take up its access lists.
+_ACL_WITHIN = 20.0
 
 
 class Consul(Server):
@@ -141,7 +141,7 @@ class Consul(Server):
                 # A new leader begins with the access lists of the past, and leaves them a moment after it serves reads.
                 if boottime() > until:
                     raise
-                time.sleep(_LOOK)
+                time.sleep(LOOK)
         # Without a token of its own the agent may not tell the catalog of its node and services.
         self.api("PUT", "/v1/agent/token/agent", {"Token": self.token})
 

@@ -14,12 +14,12 @@ from roster._clock import boottime
 from servers.certificates import Certificates, Pair
 from servers.http import request
 from servers.ports import LOOPBACK
-from servers.process import Server, ServerError, run_program
+from servers.process import LOOK, Server, ServerError, run_program
 from servers.programs import programs
 
 _CTL_TIMEOUT = 30
-# Seconds until a cluster has elected a member, and between two looks.
-_ELECTED_WITHIN, _LOOK = 30.0, 0.02
+# Seconds until a cluster has elected a member.
+_ELECTED_WITHIN = 30.0
 
 
 class Etcd(Server):
@@ -263,7 +263,7 @@ class EtcdCluster:
                         return member
                 except OSError:
                     continue  # this one is down
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
         raise ServerError(f"no member of the etcd cluster was elected within {_ELECTED_WITHIN:g} s")
 
     def close(self) -> None:

@@ -15,8 +15,8 @@ from typing import ClassVar, Self
 from roster._clock import boottime
 from servers.ports import Ports
 
-# How often a server that is coming up is asked whether it answers.
-_LOOK = 0.02
+# Seconds between two looks at a server that is coming up.
+LOOK = 0.02
 _TAIL = 20
 # A shell that waits for this process to end, however it ends, and takes the server with it. (PR_SET_PDEATHSIG would do so
 # when the starting THREAD ends, and only on Linux.)
@@ -160,7 +160,7 @@ class Server:
                 self._release_ports()
                 shutil.rmtree(self.data, ignore_errors=True)
                 self.starts = 0
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
         if fresh:
             self.prepare()
 
@@ -217,7 +217,7 @@ class Server:
                 raise ServerError(
                     f"{self.engine} did not answer within {self._start_within:g} s; its log ends:\n{self.tail()}"
                 )
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
 
     @property
     def ports(self) -> Ports:

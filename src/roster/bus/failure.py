@@ -43,6 +43,7 @@ _CLASSES: dict[str, type[CallError]] = {
 UNHEARD: Mapping[str, Any] = {"silent": True}
 STOPPED: Mapping[str, Any] = {"stopped": True}
 OUT_OF_REACH: Mapping[str, Any] = {"broker": "out of reach"}
+_OURS_ALONE = {*UNHEARD, *OUT_OF_REACH}
 
 _MAX_ATTEMPTS = 16
 MAX_TEXT = 16_384
@@ -164,7 +165,7 @@ def error_from_data(data: dict[str, Any]) -> CallError:
             found = InvalidParamsError if code is Code.INVALID_ARGUMENT else DeliveryError
     if found in (BusUnavailableError, DeliveryError):
         # An answer has come: our own line is not lost, whatever it says.
-        details = {name: value for name, value in details.items() if name not in {**UNHEARD, **OUT_OF_REACH}}
+        details = {name: value for name, value in details.items() if name not in _OURS_ALONE}
     return _filled(found(text, attempts=attempts), code, outcome, retryable, details)
 
 
