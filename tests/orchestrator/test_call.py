@@ -495,17 +495,14 @@ async def test_what_its_node_stopped_at_the_deadline_is_not_begun_again(
     capability = {"name": "work"} if idempotent is None else {"name": "work", "idempotent": idempotent}
     members = [(name, counting(name, counts, 60)) for name in ("a", "b")]
     async with team(urls, *members, capability=capability) as (orchestrator, nodes):
-        monkeypatch.setattr(
-            orchestrator.team.rng, "uniform", lambda low, high: low
-        )  # no pause before another try
-        for _ in range(5):
-            before = counts.total()
-            with pytest.raises(CallTimeoutError):
-                await orchestrator.call("work", timeout=0.3)
-            await eventually(lambda: not any(node.active_tasks for node in nodes.values()))
-            # None, if the machine was so busy that the deadline came before the command.
-            assert counts.total() - before <= 1
-        assert counts.total(), "it was never begun"
+        # No pause before another try.
+        monkeypatch.setattr(orchestrator.team.rng, "uniform", lambda low, high: low)
+        for done in range(1, 6):
+            while counts.total() < done:  # on a busy machine the deadline may come before the command
+                with pytest.raises(CallTimeoutError):
+                    await orchestrator.call("work", timeout=0.3)
+                await eventually(lambda: not any(node.active_tasks for node in nodes.values()))
+            assert counts.total() == done
 
 
 @pytest.mark.parametrize("idempotent", [None, True])
@@ -521,9 +518,8 @@ async def test_nor_is_what_handed_its_work_down_until_the_deadline(
             upper, _ = await stack.enter_async_context(
                 team(urls, (name, handler), capability={"name": name, **about})
             )
-            monkeypatch.setattr(
-                upper.team.rng, "uniform", lambda low, high: low
-            )  # no pause before another try
+            # No pause before another try.
+            monkeypatch.setattr(upper.team.rng, "uniform", lambda low, high: low)
             return upper
 
         def down(name: str, to: str, by: Orchestrator) -> Handler:

@@ -83,16 +83,17 @@ async def test_a_holder_that_stood_still_learns_that_its_lease_is_lost(etcd_serv
 async def test_a_silent_server_is_not_a_lost_lease(start_etcd: Start) -> None:
     server = await asyncio.to_thread(start_etcd, fsync=False)
     async with open_store(server.url) as store:
-        lease = await store.grant(12)
+        lease = await store.grant(18)
         await store.put("/a", b"", lease=lease.id)
         await lease.keep_alive()
         server.freeze()
-        began = boottime()
-        with pytest.raises(StoreUnavailableError, match=r"out of reach: .*could not be kept alive"):
-            await lease.keep_alive()
-        assert boottime() - began < 8, "it leaves time to try again"
+        for said in ("could not be kept alive", "out of reach"):  # then there is no stream to ask on
+            began = boottime()
+            with pytest.raises(StoreUnavailableError, match=said):
+                await lease.keep_alive()
+            assert boottime() - began < 8, "a third of the TTL, which leaves time to try again"
         server.thaw()
-        await eventually(lease.keep_alive, within=6)
+        await eventually(lease.keep_alive, within=8)
         assert not lease.lost
 
 
