@@ -108,6 +108,23 @@ async def test_another_caller_hands_back_what_a_dead_nodes_caller_had_out(
     assert await soon(callers[0].dead_letters()) == [], "they had their callers"
 
 
+async def test_what_a_caller_has_heard_of_is_not_left_behind_when_it_closes_at_once(
+    start: Callable[..., Child], caller: AmqpBus, foreign: Open
+) -> None:
+    """As a command line does: whoever found it in the queue would see to it as if nobody had heard."""
+    child = start()
+    await child.line()
+    held = await caller.send("q", Message.command("a", {"do": "start"}))
+    await until(lambda: held.started is True)
+    child.kill()
+    with pytest.raises(DeliveryError):
+        await soon(held.answer)
+    await caller.close()
+    channel = await foreign()
+    _, left, _ = await channel.declare_queue("q", TIMEOUT, passive=True)
+    assert left == 0
+
+
 async def test_a_command_whose_node_and_caller_are_dead_is_buried_with_what_is_known(
     start: Callable[..., Child], connect: Callable[..., AmqpBus], foreign: Open
 ) -> None:

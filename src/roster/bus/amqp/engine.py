@@ -223,7 +223,7 @@ class AmqpBus:
             await subscription.close()
         for consumer in consumers:
             consumer.hand_back_all(f"the consumer of {consumer.queue!r} is gone")
-        await self.returns.close()
+        await self.returns.close(_CLOSE_SECONDS)
         await self.serving.close(_CLOSE_SECONDS)
         for task in list(self._tasks):
             task.cancel()

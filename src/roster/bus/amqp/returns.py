@@ -40,7 +40,8 @@ class Returns:
         self._settings = settings
         self._on_orphan = on_orphan
         self._waiting: dict[str, list[tuple[Delivered, Outcome]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+        self._orphans: set[asyncio.Task[None]] = set()
 
     def give_back(self, delivered: Delivered, outcome: Outcome, why: str) -> None:
         """Tell the caller of a command that it will not be answered here."""
@@ -52,7 +53,7 @@ class Returns:
             waiting.append((delivered, outcome))
         else:
             self._waiting[reply_to] = [(delivered, outcome)]
-            self._spawn(self._settle(reply_to))
+            self._spawn(self._settle(reply_to), self._settling)
 
     async def _settle(self, reply_to: str) -> None:
         while waiting := self._waiting.get(reply_to):
@@ -63,7 +64,7 @@ class Returns:
                 if heard:
                     delivered.channel.ack(delivered.tag)
                 else:
-                    self._spawn(self._orphaned(delivered, outcome))
+                    self._spawn(self._orphaned(delivered, outcome), self._orphans)
         del self._waiting[reply_to]
 
     async def _is_read(self, connection: Connection, reply_to: str) -> bool:
@@ -88,14 +89,21 @@ class Returns:
         else:
             delivered.channel.ack(delivered.tag)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    @staticmethod
+    def _spawn(work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
-    async def close(self) -> None:
-        """Stop; what was not let go of is the broker's again."""
-        tasks = list(self._tasks)
+    async def close(self, timeout: float) -> None:
+        """Stop; what was not let go of is the broker's again.
+
+        Args:
+            timeout: seconds to let go of what callers have heard of: whoever had it next would take it for nobody's.
+        """
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=timeout)
+        tasks = [*self._settling, *self._orphans]
         for task in tasks:
             task.cancel()
         if tasks:
