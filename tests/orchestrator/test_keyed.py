@@ -509,7 +509,7 @@ async def test_a_result_that_cannot_be_sent_is_an_error_that_is_kept(urls: Urls)
 # -- where it goes ------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_node_is_waited_for(urls: Urls) -> None:
+async def test_a_full_node_is_waited_for(urls: Urls, monkeypatch: pytest.MonkeyPatch) -> None:
     go = asyncio.Event()
     begun: list[str] = []
 
@@ -532,8 +532,12 @@ async def test_a_full_node_is_waited_for(urls: Urls) -> None:
         await eventually(lambda: nodes[0].active_tasks == 3 and nodes[1].active_tasks == 3)
         with pytest.raises(AllNodesBusyError, match="default/a, which this key of work belongs to, has no"):
             await callers[1].call("work", idempotency_key=key, on_busy="fail")
-        with pytest.raises(AllNodesBusyError):
-            await callers[1].call("work", idempotency_key=key, timeout=0.2)
+        with monkeypatch.context() as patch:
+            # It waits to its deadline: a try just before that might not be answered any more, and end it otherwise.
+            patch.setattr("roster.orchestrator.keyed._LONGEST_WAIT", 60.0)
+            patch.setattr(callers[1].team.rng, "uniform", lambda low, high: 60.0)
+            with pytest.raises(AllNodesBusyError):
+                await callers[1].call("work", idempotency_key=key, timeout=2)
         waiting = asyncio.create_task(callers[1].ask("work", idempotency_key=key, timeout=30))
         await eventually(lambda: callers[1].team.keys.waiting)
         go.set()
